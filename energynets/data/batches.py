@@ -1,0 +1,163 @@
+"""Documents -> mini-batches of tensors, in an order that a seed fixes and a position resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from energynets.data.dataset import Documents, TokenSequences
+from energynets.errors import DataError
+
+
+@dataclass(frozen=True)
+class SparseBatch:
+    """B sparse rows: `columns` and `values` end to end, row b from `offsets[b]` to `offsets[b + 1]`.
+
+    Args:
+        columns: (nnz,) int64.
+        values: (nnz,) float32.
+        offsets: (B + 1,) int64.
+        num_columns: D.
+    """
+
+    columns: Tensor
+    values: Tensor
+    offsets: Tensor
+    num_columns: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def to(self, device: torch.device | str) -> SparseBatch:
+        return replace(
+            self,
+            columns=self.columns.to(device, non_blocking=True),
+            values=self.values.to(device, non_blocking=True),
+            offsets=self.offsets.to(device, non_blocking=True),
+        )
+
+    def row_indices(self) -> Tensor:
+        """(nnz,) the row of each entry."""
+        counts = self.offsets.diff()
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """(B, D)."""
+        dtype = dtype or self.values.dtype
+        out = torch.zeros(len(self), self.num_columns, dtype=dtype, device=self.values.device)
+        out[self.row_indices(), self.columns] = self.values.to(dtype)
+        return out
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """B documents padded with id 0 to the longest of the batch.
+
+    Args:
+        tokens: (B, S) int64, S >= 1.
+        lengths: (B,) int64, 0 <= length <= S.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        return TokenBatch(self.tokens.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Features that were computed before: what a model takes instead of x once x has been read.
+
+    Args:
+        values: (B, F).
+    """
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to(self, device: torch.device | str) -> CachedFeatures:
+        return CachedFeatures(self.values.to(device, non_blocking=True))
+
+
+BatchInputs = SparseBatch | TokenBatch | CachedFeatures
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimiser step sees: inputs, sparse labels (`labels.dense()` is (B, L)) and row numbers (B,)."""
+
+    inputs: BatchInputs
+    labels: SparseBatch
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(self.inputs.to(device), self.labels.to(device), self.rows.to(device, non_blocking=True))
+
+
+def sparse_batch(matrix: csr_array) -> SparseBatch:
+    """A CSR matrix as tensors."""
+    return SparseBatch(
+        torch.from_numpy(matrix.indices.astype(np.int64)),
+        torch.from_numpy(matrix.data.astype(np.float32)),
+        torch.from_numpy(matrix.indptr.astype(np.int64)),
+        matrix.shape[1],
+    )
+
+
+def token_batch(tokens: TokenSequences) -> TokenBatch:
+    """Token sequences padded to the longest of them."""
+    lengths = tokens.lengths
+    padded = np.zeros((len(tokens), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
+    padded[np.arange(padded.shape[1])[None, :] < lengths[:, None]] = tokens.ids
+    return TokenBatch(torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64)))
+
+
+def collate(documents: Documents, rows: np.ndarray, features: Tensor | None = None) -> Batch:
+    """The batch of these rows; with `features` (N, F) given, of their cached features instead of the inputs.
+
+    Raises:
+        DataError: the inputs are raw text, which must be prepared first.
+    """
+    inputs: BatchInputs
+    if features is not None:
+        inputs = CachedFeatures(features[torch.from_numpy(np.asarray(rows))])
+    elif isinstance(documents.inputs, csr_array):
+        inputs = sparse_batch(documents.inputs[rows])
+    elif isinstance(documents.inputs, TokenSequences):
+        inputs = token_batch(documents.inputs[rows])
+    else:
+        raise DataError("raw text cannot be batched: prepare it first (energynets.data.prepare)")
+    return Batch(inputs, sparse_batch(documents.labels[rows]), torch.from_numpy(np.asarray(rows, dtype=np.int64)))
+
+
+def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one training epoch: a permutation that (seed, epoch) alone determine, so that resuming needs no state."""
+    return np.random.default_rng([seed, epoch]).permutation(num_documents)
+
+
+def batches(
+    documents: Documents,
+    batch_size: int,
+    *,
+    order: np.ndarray | None = None,
+    start: int = 0,
+    features: Tensor | None = None,
+) -> Iterator[Batch]:
+    """Batches of `batch_size` documents in the given order (default: as stored), from batch number `start` on."""
+    order = np.arange(len(documents)) if order is None else order
+    for begin in range(start * batch_size, len(order), batch_size):
+        yield collate(documents, order[begin : begin + batch_size], features)

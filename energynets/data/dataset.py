@@ -1,0 +1,246 @@
+"""Documents with sparse labels, their splits and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from energynets.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class TokenSequences:
+    """Token ids of N documents, each of its own length, stored end to end.
+
+    Args:
+        ids: (sum of lengths,) int32, document i is `ids[offsets[i]:offsets[i + 1]]`, in [0, vocabulary_size).
+        offsets: (N + 1,) int64, non-decreasing, starting at 0.
+        vocabulary_size: V. Id 0 is reserved for padding and id 1 for unknown words.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    vocabulary_size: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: np.ndarray) -> TokenSequences:
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + np.repeat(self.offsets[rows], lengths)
+        return TokenSequences(self.ids[positions], offsets, self.vocabulary_size)
+
+    @classmethod
+    def from_lists(cls, documents: Sequence[Sequence[int]], vocabulary_size: int) -> TokenSequences:
+        """Build from one sequence of ids per document."""
+        offsets = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
+        parts = [np.asarray(d, dtype=np.int32) for d in documents]
+        ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return cls(ids.astype(np.int32), offsets, vocabulary_size)
+
+    def counts(self) -> csr_array:
+        """Word counts of each document, (N, V) float32: the bag of words."""
+        ones = np.ones(len(self.ids), dtype=np.float32)
+        matrix = csr_array((ones, self.ids.astype(np.int64), self.offsets), shape=(len(self), self.vocabulary_size))
+        matrix.sum_duplicates()
+        return matrix
+
+
+@dataclass(frozen=True)
+class TextDocuments:
+    """Raw text of N documents, before a vocabulary exists."""
+
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: np.ndarray) -> TextDocuments:
+        return TextDocuments(tuple(self.texts[i] for i in np.asarray(rows, dtype=np.int64)))
+
+
+Inputs = csr_array | TokenSequences | TextDocuments
+
+
+def num_rows(inputs: Inputs) -> int:
+    """Number of documents, whatever the kind of input."""
+    return inputs.shape[0] if isinstance(inputs, csr_array) else len(inputs)
+
+
+def _concatenate(parts: Sequence[Inputs]) -> Inputs:
+    first = parts[0]
+    if any(type(part) is not type(first) for part in parts):
+        raise DataError(f"splits hold different kinds of input: {', '.join(type(p).__name__ for p in parts)}")
+    if isinstance(first, csr_array):
+        if len({part.shape[1] for part in parts}) > 1:  # type: ignore[union-attr]
+            raise DataError(f"splits differ in feature count: {[part.shape[1] for part in parts]}")  # type: ignore[union-attr]
+        return csr_array(vstack(parts, format="csr"))
+    if isinstance(first, TokenSequences):
+        ids = np.concatenate([part.ids for part in parts])  # type: ignore[union-attr]
+        lengths = np.concatenate([part.lengths for part in parts])  # type: ignore[union-attr]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return TokenSequences(ids, offsets, first.vocabulary_size)
+    return TextDocuments(tuple(text for part in parts for text in part.texts))  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Inputs and labels of N documents: what one file holds, or one split.
+
+    Args:
+        inputs: (N, D) float32 CSR, or token sequences, or raw text.
+        labels: (N, L) CSR of ones (float32), column indices sorted, no explicit zeros; a row may be empty.
+        label_names: L names, or None.
+        feature_names: D names, or None.
+        notes: what a reader counted and a user should know, e.g. {"documents without labels": 14}.
+    """
+
+    inputs: Inputs
+    labels: csr_array
+    label_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if num_rows(self.inputs) != self.labels.shape[0]:
+            raise DataError(f"{num_rows(self.inputs)} documents but {self.labels.shape[0]} rows of labels")
+        if self.label_names is not None and len(self.label_names) != self.labels.shape[1]:
+            raise DataError(f"{len(self.label_names)} label names for {self.labels.shape[1]} labels")
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def __getitem__(self, rows: np.ndarray) -> Documents:
+        rows = np.asarray(rows, dtype=np.int64)
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], notes={})
+
+    @property
+    def num_labels(self) -> int:
+        return int(self.labels.shape[1])
+
+    @property
+    def input_size(self) -> int | None:
+        """D for sparse rows, V for tokens, None for raw text."""
+        if isinstance(self.inputs, csr_array):
+            return int(self.inputs.shape[1])
+        return self.inputs.vocabulary_size if isinstance(self.inputs, TokenSequences) else None
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Documents]) -> Documents:
+        """Stack documents of one label space."""
+        if len({part.num_labels for part in parts}) > 1:
+            raise DataError(f"splits differ in label count: {[part.num_labels for part in parts]}")
+        if len({part.label_names for part in parts}) > 1:
+            raise DataError("splits differ in label names")
+        notes: dict[str, int] = {}
+        for part in parts:
+            for key, count in part.notes.items():
+                notes[key] = notes.get(key, 0) + count
+        labels = csr_array(vstack([part.labels for part in parts], format="csr"))
+        return replace(parts[0], inputs=_concatenate([p.inputs for p in parts]), labels=labels, notes=notes)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies a data set in a result: sizes, the hash of its contents, and how it was split.
+
+    `documents` is N over all splits, `sizes` the rows of each split, `input_size` D or V (None for raw text),
+    `labels` L, `sha256` the hash of inputs and labels *as read* (before tokenising or scaling) and of the splits.
+    Two runs are comparable exactly when their `sha256` agree.
+    """
+
+    name: str
+    documents: int
+    sizes: Mapping[str, int]
+    input_size: int | None
+    labels: int
+    sha256: str
+    split_rule: str
+
+
+def _hash(documents: Documents, splits: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    inputs = documents.inputs
+    if isinstance(inputs, csr_array):
+        arrays = [inputs.indptr.astype(np.int64), inputs.indices.astype(np.int64), inputs.data.astype(np.float32)]
+    elif isinstance(inputs, TokenSequences):
+        arrays = [inputs.offsets.astype(np.int64), inputs.ids.astype(np.int32)]
+    else:
+        arrays = []
+        for text in inputs.texts:
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+    arrays += [documents.labels.indptr.astype(np.int64), documents.labels.indices.astype(np.int64)]
+    arrays += [splits[name].astype(np.int64) for name in SPLITS if name in splits]
+    for array in arrays:
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class MultiLabelDataset:
+    """Documents with sparse labels and their train, validation and test rows.
+
+    Args:
+        name: what results call it.
+        documents: all N documents.
+        splits: split name (of `SPLITS`) -> sorted row numbers; disjoint.
+        split_rule: how the splits came about, in words, recorded in every result.
+        fingerprint: identity of the data as read; computed when not given.
+    """
+
+    name: str
+    documents: Documents
+    splits: Mapping[str, np.ndarray]
+    split_rule: str
+    fingerprint: Fingerprint = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.fingerprint is None:
+            fingerprint = Fingerprint(
+                name=self.name,
+                documents=len(self.documents),
+                sizes={name: len(rows) for name, rows in self.splits.items()},
+                input_size=self.documents.input_size,
+                labels=self.documents.num_labels,
+                sha256=_hash(self.documents, self.splits),
+                split_rule=self.split_rule,
+            )
+            object.__setattr__(self, "fingerprint", fingerprint)
+
+    @property
+    def num_labels(self) -> int:
+        return self.documents.num_labels
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        return self.documents.label_names
+
+    def split(self, name: str) -> Documents:
+        """The documents of one split.
+
+        Raises:
+            DataError: the data set has no such split.
+        """
+        if name not in self.splits:
+            raise DataError(f"data set {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}")
+        return self.documents[self.splits[name]]
+
+    def with_inputs(self, inputs: Inputs, feature_names: tuple[str, ...] | None = None) -> MultiLabelDataset:
+        """The same documents, labels, splits and fingerprint with inputs prepared for a model."""
+        documents = replace(self.documents, inputs=inputs, feature_names=feature_names)
+        return replace(self, documents=documents)

@@ -1,0 +1,49 @@
+"""The errors a user can meet, under one root: each says what was expected, what came, and what to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EnergyNetsError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ConfigError(EnergyNetsError, ValueError):
+    """A configuration that cannot be honoured: unknown key, wrong type, unknown component."""
+
+
+class DataError(EnergyNetsError, ValueError):
+    """Input data that is not what its format says."""
+
+
+class ShapeError(EnergyNetsError, ValueError):
+    """A tensor whose shape does not fit the model."""
+
+
+class InferenceError(EnergyNetsError, ArithmeticError):
+    """Inference over y that cannot go on."""
+
+
+class TrainingError(EnergyNetsError, ArithmeticError):
+    """Training that must stop: a non-finite loss or gradient."""
+
+
+class CheckpointError(EnergyNetsError, ValueError):
+    """A checkpoint or run folder that is missing, truncated or written by something else."""
+
+
+class MissingExtraError(EnergyNetsError, ImportError):
+    """An optional dependency that the requested feature needs."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package!r}, which is not installed: pip install 'energynets[{extra}]'")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`" (did you mean 'x'? valid: x, y)"`: the hint that closes an error about an unknown name."""
+    names = sorted(valid)
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    suggestion = f"did you mean {match[0]!r}? " if match else ""
+    return f" ({suggestion}valid: {', '.join(names)})"
