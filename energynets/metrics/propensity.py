@@ -87,7 +87,7 @@ def _ratio(value: float, best: float) -> float:
 def _weighted(
     scores: TopScores, labels: csr_array, k: int, inverse_propensity: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits and weights of the ranking, (N, min(k, kept)); the k largest weights of the true labels, (N, k), 0-filled."""
+    """Hits and weights of the ranking, (N, min(k, kept)); the k largest weights of true labels, (N, k), 0-filled."""
     if inverse_propensity.shape != (scores.num_labels,):
         raise ShapeError(
             f"expected one inverse propensity a label, ({scores.num_labels},), got {inverse_propensity.shape}"
