@@ -179,5 +179,5 @@ def _build_baseline(experiment: Experiment) -> Any:
     if kind == "bayes_optimal":
         if experiment.data.planted is None:
             raise ConfigError("model.kind: bayes_optimal is the posterior of planted data; it needs data.planted")
-        return BayesOptimal(**experiment.data.planted.model_dump())
+        return BayesOptimal(experiment.data.planted.model_dump())
     return _BASELINES[kind](**_arguments(experiment.model))

@@ -22,6 +22,9 @@ class Progress:
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         """`done` of `total` optimiser steps of epoch `epoch` (from 1) are done; `loss` is the epoch's mean so far."""
 
+    def fitting(self, done: int, total: int) -> None:
+        """A baseline has fitted `done` of `total` parts (labels, say)."""
+
     def scoring(self, split: str, done: int, total: int) -> None:
         """`done` of `total` documents of a split have been scored."""
 

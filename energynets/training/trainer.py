@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,9 +93,11 @@ def train(
         run.save_environment(environment(device))
         data = _prepare(experiment, run, data, progress)
         reset_peak_memory(device)
-        with deterministic(device), interruptible(progress.note) as request:
-            session = _Session(experiment, run, data, device, request, progress)
-            return session.train(build_model_for(experiment, data) if model is None else model)
+        model = build_model_for(experiment, data) if model is None else model
+        # A baseline is fitted in one call, with nothing to save before its end: Ctrl-C stops it at once.
+        network = isinstance(model, nn.Module)
+        with deterministic(device), interruptible(progress.note) if network else nullcontext(Request()) as request:
+            return _Session(experiment, run, data, device, request, progress).train(model)
 
 
 def build_model_for(experiment: Experiment, data: BuiltData) -> Any:
@@ -177,7 +180,7 @@ class _Session:
     def _fit_baseline(self, model: Any) -> Position:
         documents = self.dataset.split("train")
         began = time.perf_counter()
-        model.fit(documents)
+        model.fit(documents, progress=self.progress.fitting)
         seconds = time.perf_counter() - began
         save_folder(self.run.baseline, model.save)
         return Position(examples=len(documents), seconds=seconds, step_seconds=seconds)
@@ -220,7 +223,7 @@ class _Session:
             trace=self._trace(model),
         )
         self.run.finish(result)
-        return result
+        return self.run.read_result()
 
     def _has(self, split: str) -> bool:
         return len(self.dataset.splits.get(split, ())) > 0
