@@ -87,15 +87,15 @@ class SPENConfig(Section):
     tau: Above0 = Field(default=1.0, description="weight of the entropy")
     learn_tau: bool = Field(default=False, description="train tau with the energy")
     dropout: Share = Field(default=0.0, description="of the measurements; one mask for all steps")
+    bias: bool = Field(default=True, description="of the unary logits")
 
 
 class ICNNConfig(Section):
     """h is input-convex, so the energy is convex in y (Amos, Xu & Kolter 2017)."""
 
     kind: Literal["icnn"] = "icnn"
-    num_measurements: Positive = Field(default=32, description="K, over all layers together")
     hidden: tuple[Positive, ...] = Field(
-        default=(16, 16), min_length=2, description="widths of the convex layers, two or more"
+        default=(16, 16), min_length=2, description="widths of the convex layers, two or more; K is their sum"
     )
     gate: bool = Field(default=False, description="the partially convex gate y * (W f + b)")
     condition_measurements: bool = Field(default=False, description="add f C^T to the measurements")
@@ -105,6 +105,7 @@ class ICNNConfig(Section):
     tau: Above0 = Field(default=1.0, description="weight of the entropy")
     learn_tau: bool = Field(default=False, description="train tau with the energy")
     dropout: Share = Field(default=0.0, description="of the measurements; one mask for all steps")
+    bias: bool = Field(default=True, description="of the unary logits")
 
 
 EnergyConfig = Annotated[SPENConfig | ICNNConfig, Field(discriminator="kind")]
@@ -140,7 +141,8 @@ class ProjectedGradientConfig(_Solver):
     """Gradient descent on y, clipped to the box."""
 
     kind: Literal["projected_gradient"] = "projected_gradient"
-    step_size: Above0 | tuple[Above0, ...] = Field(default=0.1, description="eta: one number, or a list of T")
+    step_size: Above0 | tuple[Above0, ...] = Field(default=0.02, description="eta: one number, or a list of T")
+    margin: float = Field(default=0.02, gt=0, lt=0.5, description="distance of y from 0 and 1")
 
 
 SolverConfig = Annotated[
