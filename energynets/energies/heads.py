@@ -60,7 +60,7 @@ class ConvexHead(nn.Module):
 
     Args:
         hidden: width of each layer; K is their sum.
-        nonnegativity: `projection` clips the weights at 0 after each optimiser step (`project`), as the released code does;
+        nonnegativity: `projection` clips the weights at 0 after each optimiser step (`project`);
             `reparametrization` stores rho with W = softplus(rho).
 
     Raises:
