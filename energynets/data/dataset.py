@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -71,7 +72,7 @@ class TextDocuments:
         return TextDocuments(tuple(self.texts[i] for i in np.asarray(rows, dtype=np.int64)))
 
 
-Inputs = csr_array | TokenSequences | TextDocuments
+Inputs: TypeAlias = csr_array | TokenSequences | TextDocuments
 
 
 def num_rows(inputs: Inputs) -> int:
