@@ -62,7 +62,9 @@ def compare(
         where = report if report.exists() else comparison.folder / "table.md"
         console.print(f"\n{time.monotonic() - began:.0f} s; written: {where}", markup=False, soft_wrap=True)
         if not report.exists():
-            console.print("No report.html: it needs matplotlib and jinja2, pip install 'energynets[report]'", markup=False)
+            console.print(
+                "No report.html: it needs matplotlib and jinja2, pip install 'energynets[report]'", markup=False
+            )
     if comparison.failures:
         for failure in comparison.failures:
             typer.echo(f"energynets: failed: {failure}", err=True)

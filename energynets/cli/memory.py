@@ -12,7 +12,9 @@ from energynets.cli.options import ConfigFile, Json, Overrides, print_json
 def memory(
     config: ConfigFile,
     overrides: Overrides = None,
-    inputs: Annotated[int | None, typer.Option(min=1, help="D of tables or V of tokens, where the data are not here.")] = None,
+    inputs: Annotated[
+        int | None, typer.Option(min=1, help="D of tables or V of tokens, where the data are not here.")
+    ] = None,
     labels: Annotated[int | None, typer.Option(min=1, help="L, where the data are not here.")] = None,
     as_json: Json = False,
 ) -> None:
