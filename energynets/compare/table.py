@@ -48,9 +48,14 @@ class Column:
         if value is None:
             return "failed" if row.failures and not row.results else "-"
         mean = f"{self.scale * value.mean:,.{self.digits}f}"
-        if not spread or self.higher is None:
+        if not spread or self.cost:
             return mean
         return mean if value.std is None else f"{mean} ± {self.scale * value.std:.{self.digits}f}"
+
+    @property
+    def cost(self) -> bool:
+        """Not a quality: seconds, bytes, counts."""
+        return self.higher is None
 
 
 def _metric(title: str, name: str, terminal: int | None = None) -> Column:
@@ -130,14 +135,14 @@ def to_csv(comparison: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     header = ["model", "kind", "seeds"]
     for column in shown:
-        header += [column.key] if column.higher is None else [column.key, f"{column.key}_std"]
+        header += [column.key] if column.cost else [column.key, f"{column.key}_std"]
     writer.writerow([*header, "failures"])
     for row in comparison.rows:
         cells: list[object] = [row.name, row.kind, len(row.results)]
         for column in shown:
             value = column.read(row)
             cells.append("" if value is None else repr(value.mean))
-            if column.higher is not None:
+            if not column.cost:
                 cells.append("" if value is None or value.std is None else repr(value.std))
         writer.writerow([*cells, "; ".join(row.failures.values())])
     return out.getvalue()
@@ -155,13 +160,21 @@ def print_table(comparison: Comparison, console: Console) -> None:
     for number, row in enumerate(comparison.rows):
         following = comparison.rows[number + 1 : number + 2]
         ends = row.kind == "label_frequency" or any(next_row.kind == "bayes_optimal" for next_row in following)
-        table.add_row(row.name, *(column.text(row) for column in shown), end_section=ends)
+        table.add_row(row.name, *(_aligned(comparison, column, row) for column in shown), end_section=ends)
     console.print(table)
     for line in caption(comparison):
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
+def _aligned(comparison: Comparison, column: Column, row: Row) -> str:
+    """The cell's text, a value without spread above the means of those with one."""
+    text = column.text(row)
+    spreads = [found.partition(" ± ")[2] for found in map(column.text, comparison.rows)]
+    longest = max(map(len, spreads))
+    return text if " ± " in text or not longest else text + " " * (3 + longest)
+
+
 def _width(comparison: Comparison, shown: Sequence[Column]) -> int:
     widths = [max(len(row.name) for row in comparison.rows)]
     widths += [max(len(column.title), *(len(column.text(row)) for row in comparison.rows)) for column in shown]
-    return sum(widths) + 2 * len(widths) + 2
+    return sum(widths) + 3 * len(widths)
