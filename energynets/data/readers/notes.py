@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from energynets.data.dataset import Documents, Inputs, TextDocuments
+from energynets.data.dataset import Documents, Inputs, TextDocuments, csr
 
 
 def documents_of(
@@ -28,4 +28,4 @@ def label_matrix(rows: list[list[int]], num_labels: int) -> csr_array:
     """(N, L) of ones from each document's label ids."""
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     columns = np.array([label for row in rows for label in sorted(row)], dtype=np.int64)
-    return csr_array((np.ones(len(columns), np.float32), columns, offsets), shape=(len(rows), num_labels))
+    return csr(np.ones(len(columns), np.float32), columns, offsets, (len(rows), num_labels))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from energynets.data.dataset import Documents
+from energynets.data.dataset import Documents, csr
 from energynets.data.readers.label_names import check_count, read_label_names
 from energynets.data.readers.notes import documents_of
 from energynets.data.readers.source import Progress, read_bytes
@@ -113,7 +113,8 @@ def _matrix(path: Path, arrays: dict[str, np.ndarray], letter: str, data: np.nda
             f"{path}: {letter}_indptr: expected {rows + 1} non-decreasing numbers from 0 to {len(indices)}, "
             f"got {len(indptr)} that do not fit {letter}_shape and {letter}_indices"
         )
-    row = np.repeat(np.arange(rows, dtype=np.int64), np.diff(np.asarray(indptr, dtype=np.int64)))
+    starts = indptr.astype(np.int64)
+    row = np.repeat(np.arange(rows), starts[1:] - starts[:-1])
     outside = np.flatnonzero((indices < 0) | (indices >= columns))
     if len(outside):
         raise DataError(
@@ -132,7 +133,7 @@ def _matrix(path: Path, arrays: dict[str, np.ndarray], letter: str, data: np.nda
     if len(again):
         where = order[again[0]]
         raise DataError(f"{path}: {letter}_indices: row {row[where]}: duplicate index {indices[where]}")
-    matrix = csr_array((values[order], indices[order].astype(np.int64), starts), shape=(rows, columns))
+    matrix = csr(values[order], indices[order], starts, (rows, columns))
     matrix.eliminate_zeros()
     return matrix
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
+from energynets.data.dataset import csr
 from energynets.data.readers.source import Block, decode, shown
 from energynets.errors import DataError
 
@@ -80,7 +81,7 @@ class Rows:
     def inputs(self, num_columns: int | None = None) -> csr_array:
         """(R, D) float32 without stored zeros; D is the largest index + 1 where not given."""
         size = num_columns if num_columns is not None else int(self.columns.max(initial=-1)) + 1
-        matrix = csr_array((self.values, self.columns, self.column_offsets), shape=(len(self), size))
+        matrix = csr(self.values, self.columns, self.column_offsets, (len(self), size))
         matrix.eliminate_zeros()
         return matrix
 
@@ -88,7 +89,7 @@ class Rows:
         """(R, L) of ones; L is the largest label + 1 where not given."""
         size = num_labels if num_labels is not None else int(self.labels.max(initial=-1)) + 1
         ones = np.ones(len(self.labels), np.float32)
-        return csr_array((ones, self.labels, self.label_offsets), shape=(len(self), size))
+        return csr(ones, self.labels, self.label_offsets, (len(self), size))
 
 
 def parse_block(block: Block, path: Path, limits: Limits) -> Rows:
