@@ -20,6 +20,7 @@ from energynets.config_models import (
     EnergyModel,
     Features,
     FrequencyModel,
+    From0,
     GradientDescentConfig,
     ICNNConfig,
     KimCNNConfig,
@@ -88,10 +89,29 @@ class Planted(Section):
     num_labels: Positive = Field(default=64, description="L")
     num_documents: Positive = Field(default=4_000, description="training documents, validation included")
     num_test_documents: Positive = Field(default=1_000, description="test documents")
-    vocabulary_size: int = Field(default=2_000, ge=10, description="V")
+    vocabulary_size: int = Field(default=2_000, ge=6, description="V, two reserved ids included")
     mean_length: Above0 = Field(default=30.0, description="mean words a document")
     mean_labels: Above0 = Field(default=3.0, description="mean labels a document")
     seed: int = Field(default=0, ge=0, description="of the distribution and its samples; not the experiment's seed")
+    dependence: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="mean chance that a label turns its child on; 0: independent labels",
+    )
+    leak: From0 = Field(default=0.05, description="spontaneous rate of an inner label relative to its block's root")
+    evidence: From0 = Field(default=1.5, description="mean phrases about a label that is on")
+    noise: Above0 = Field(default=4.0, description="mean phrases of a document about labels drawn at random")
+    block_size: Positive = Field(default=4, description="labels of a tree")
+    branching: Positive = Field(default=3, description="children of a label in its tree")
+    label_zipf: From0 = Field(default=1.0, description="exponent by which label frequencies fall with rank")
+    word_zipf: From0 = Field(default=1.0, description="exponent by which word frequencies fall with rank")
+    phrases_per_label: Positive = Field(default=8, description="phrases that a label owns")
+    phrase_length: Positive | None = Field(
+        default=None,
+        description="words of a phrase; with 2 or more only their order tells; default: what fits V",
+    )
+    allow_empty: bool = Field(default=False, description="keep documents without labels")
 
 
 class Data(Section):
@@ -167,7 +187,7 @@ class Optimizer(Section):
 
     kind: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="update rule")
     learning_rate: Above0 = Field(default=1e-3, description="at the start of the stage")
-    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty (adamw: decoupled)")
+    weight_decay: From0 = Field(default=0.0, description="L2 penalty (adamw: decoupled)")
     momentum: Share = Field(default=0.0, description="of sgd")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="of the learning rate over the stage, down to 0"

@@ -20,6 +20,7 @@ class Section(BaseModel):
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
+From0 = Annotated[float, Field(ge=0)]
 
 # ------------------------------------------------------------------------------------------------------ features
 

@@ -166,7 +166,7 @@ def read_yaml(path: str | Path, _chain: tuple[Path, ...] = ()) -> dict[str, Any]
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    if "kind" in over and over["kind"] != base.get("kind"):
+    if "kind" in over and over["kind"] != base.get("kind", over["kind"]):
         return over
     merged = dict(base)
     for key, value in over.items():

@@ -55,3 +55,9 @@ def test_formats_are_the_readers() -> None:
     annotation = str(config.Data.model_fields["format"].annotation)
     assert all(repr(name) in annotation for name in READERS)
     assert annotation.count("'") == 2 * len(READERS)
+
+
+def test_planted_keys_are_the_spec() -> None:
+    planted = pytest.importorskip("energynets.data.planted")
+    fields = {name: field.default for name, field in planted.PlantedSpec.__dataclass_fields__.items()}
+    assert {name: field.default for name, field in config.Planted.model_fields.items()} == fields
