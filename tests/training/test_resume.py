@@ -253,7 +253,9 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
     for path in stopped(tmp_path / "run"):
         content = path.read_bytes()
         assert not content.startswith((b"PK", b"\x80"))
-        assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"].keys() == {"energynets"}
+        assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"].keys() == {
+            "energynets"
+        }
 
 
 # ------------------------------------------------------------------------------------------------ full disks
@@ -288,7 +290,7 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="checkpoint-000001.safetensors, is whole"):
+        with pytest.raises(CheckpointError, match=r"checkpoint-000001\.safetensors, is whole"):
             folder.save(Checkpoint({"model/weight": torch.zeros(100_000)}, {}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
