@@ -140,7 +140,17 @@ class RunFolder:
                 self._check_same(experiment)
             else:
                 write_text(self.config, experiment.to_yaml())
-            yield
+            try:
+                yield
+            except BaseException:
+                if not occupied and not self.metrics.exists() and not self.checkpoints.paths():
+                    self._clear()
+                raise
+
+    def _clear(self) -> None:
+        """Leave nothing of a run that failed before it began: the next attempt needs no other name."""
+        for entry in self.folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _check_same(self, experiment: Experiment) -> None:
         old, new = _flatten(self.experiment().model_dump(mode="json")), _flatten(experiment.model_dump(mode="json"))

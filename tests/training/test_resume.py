@@ -341,6 +341,14 @@ def test_resume_writes_into_no_foreign_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
+    wrong = toy_experiment({"kind": "classifier", "features": {"kind": "kim_cnn"}})
+    with pytest.raises(ConfigError, match="reads token sequences"):
+        run_toy(tmp_path / "run", experiment=wrong)
+    assert not any((tmp_path / "run").iterdir())
+    run_toy(tmp_path / "run", experiment=toy_experiment(stages=[stage("unary", "features", "unary", epochs=1)]))
+
+
 def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
     run_toy(tmp_path / "run", resume=True)
     run_toy(tmp_path / "whole")
