@@ -145,7 +145,7 @@ def collate(documents: Documents, rows: np.ndarray, features: Tensor | None = No
 
 
 def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of one training epoch: a permutation that (seed, epoch) alone determine, so that resuming needs no state."""
+    """The order of one training epoch: a permutation that (seed, epoch) alone determine, so resuming needs no state."""
     return np.random.default_rng([seed, epoch]).permutation(num_documents)
 
 

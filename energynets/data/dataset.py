@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -12,6 +13,19 @@ from scipy.sparse import csr_array, vstack
 from energynets.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+
+
+def csr(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: tuple[int, int]) -> csr_array:
+    """A CSR matrix of its own memory, with 32-bit indices wherever they suffice: scikit-learn takes no others.
+
+    Args:
+        values: (nnz,).
+        columns: (nnz,) integers in [0, shape[1]).
+        offsets: (shape[0] + 1,) integers, row i is `columns[offsets[i]:offsets[i + 1]]`.
+        shape: rows, columns.
+    """
+    kind = np.int32 if max(*shape, len(columns)) < 2**31 else np.int64
+    return csr_array((values.copy(), columns.astype(kind), offsets.astype(kind)), shape=shape)
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class TokenSequences:
     def counts(self) -> csr_array:
         """Word counts of each document, (N, V) float32: the bag of words."""
         ones = np.ones(len(self.ids), dtype=np.float32)
-        matrix = csr_array((ones, self.ids.astype(np.int64), self.offsets), shape=(len(self), self.vocabulary_size))
+        matrix = csr(ones, self.ids, self.offsets, (len(self), self.vocabulary_size))
         matrix.sum_duplicates()
         return matrix
 
@@ -71,7 +85,7 @@ class TextDocuments:
         return TextDocuments(tuple(self.texts[i] for i in np.asarray(rows, dtype=np.int64)))
 
 
-Inputs = csr_array | TokenSequences | TextDocuments
+Inputs: TypeAlias = csr_array | TokenSequences | TextDocuments
 
 
 def num_rows(inputs: Inputs) -> int:

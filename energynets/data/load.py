@@ -1,0 +1,240 @@
+"""A source of documents -> a data set with fixed, seeded, recorded splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from energynets.data.dataset import SPLITS, Documents, MultiLabelDataset, csr
+from energynets.data.readers import READERS, reuters
+from energynets.data.readers.source import Progress
+from energynets.errors import ConfigError, DataError, nearest
+
+# Formats without a header: a file's largest index says how large D and L are at least.
+_OPEN_ENDED = ("svmlight", "xmc_raw")
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The data folder: `root`, else $ENERGYNETS_DATA, else ~/.cache/energynets."""
+    chosen = root or os.environ.get("ENERGYNETS_DATA") or "~/.cache/energynets"
+    return Path(chosen).expanduser()
+
+
+def find_file(path: str | Path, root: str | Path | None = None) -> Path:
+    """An absolute path as it is; a relative one in the data folder, else in the current folder.
+
+    Raises:
+        DataError: it is in neither; says where was looked.
+    """
+    path = Path(path).expanduser()
+    places = [path] if path.is_absolute() else [data_root(root) / path, Path.cwd() / path]
+    for place in places:
+        if place.exists():
+            return place
+    raise DataError(f"no file {str(path)!r}; looked for {' and '.join(map(str, places))}")
+
+
+def load_dataset(
+    name: str | None = None,
+    *,
+    format: str | None = None,
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    labels: str | Path | None = None,
+    planted: Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+    split_seed: int = 0,
+    max_documents: int | None = None,
+    progress: Progress | None = None,
+) -> MultiLabelDataset:
+    """Documents as read, with their splits: a set of the catalogue, files of a known format, or planted data.
+
+        load_dataset("bibtex")
+        load_dataset(format="mulan_arff", train="bibtex-train.arff.gz", test="bibtex-test.arff.gz", labels="bibtex.xml")
+
+    Splits that files give are kept. A missing test split is drawn from all documents, then a missing validation split
+    from training, each a random share fixed by `split_seed` and the number of documents; rows keep their order.
+
+    Args:
+        name: catalogue name, or what to call the files given.
+        format: a name of `energynets.data.readers.READERS`, with `train`.
+        train: training file, or one file with everything.
+        validation: validation file, in the format of `train`.
+        test: test file, likewise. Reuters-21578 holds its test split in the same archive.
+        labels: the label set, as the format wants it.
+        planted: arguments of `energynets.data.planted.generate`.
+        root: the data folder; see `data_root`.
+        validation_share: share of training documents, in [0, 1); 0 for no validation split.
+        test_share: share of all documents, in [0, 1); 0 for no test split.
+        split_seed: of the draws.
+        max_documents: keep the first this many documents of each split.
+        progress: called with (bytes done, bytes in all), for one file after the other.
+
+    Returns:
+        A data set with splits train, and where there are any, validation and test.
+
+    Raises:
+        ConfigError: no single source, or an unknown name or format.
+        DataError: files that are missing or not what their format says.
+    """
+    if format is None and any(path is not None for path in (train, validation, test, labels)):
+        raise ConfigError("data: files need `format`, one of " + ", ".join(READERS))
+    if (format is not None) + (planted is not None) > 1 or (format, planted, name) == (None, None, None):
+        raise ConfigError("data: give one source: a catalogue `name`, or `format` with `train`, or `planted`")
+    for key, share in (("validation_share", validation_share), ("test_share", test_share)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"data.{key}: expected a share in [0, 1), got {share}")
+    if max_documents is not None and max_documents < 1:
+        raise ConfigError(f"data.max_documents: expected 1 or more, got {max_documents}")
+
+    source: _Source
+    if planted is not None:
+        source = _of_dataset(_planted(planted), name)
+    elif format is not None:
+        files = {"train": train, "validation": validation, "test": test}
+        given = {split: path for split, path in files.items() if path is not None}
+        source = _of_files(name, format, given, labels, root, progress)
+    else:
+        assert name is not None, "checked above"
+        source = _of_dataset(_catalogue_entry(name).load(data_root(root), progress=progress), None)
+    return _split(source, validation_share, test_share, split_seed, max_documents)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Documents, the splits that came with them, and how those came about."""
+
+    name: str
+    documents: Documents
+    splits: dict[str, np.ndarray]
+    rule: str
+
+
+# -------------------------------------------------------------------------------------------------------- sources
+
+
+def _catalogue_entry(name: str) -> Any:
+    from energynets.data.catalogue import CATALOGUE  # which knows readers, so it is not for the top of this module
+
+    entries = CATALOGUE if isinstance(CATALOGUE, Mapping) else {entry.name: entry for entry in CATALOGUE}
+    if name not in entries:
+        raise ConfigError(f"data.name: no data set {name!r} in the catalogue{nearest(name, entries)}")
+    return entries[name]
+
+
+def _planted(fields: Mapping[str, Any]) -> MultiLabelDataset:
+    from energynets.data.planted import generate
+
+    return generate(**fields)
+
+
+def _of_dataset(dataset: MultiLabelDataset, name: str | None) -> _Source:
+    return _Source(name or dataset.name, dataset.documents, dict(dataset.splits), dataset.split_rule)
+
+
+def _of_files(
+    name: str | None,
+    format: str,
+    files: Mapping[str, str | Path],
+    labels: str | Path | None,
+    root: str | Path | None,
+    progress: Progress | None,
+) -> _Source:
+    if format not in READERS:
+        raise ConfigError(f"data.format: unknown format {format!r}{nearest(format, READERS)}")
+    if "train" not in files:
+        raise ConfigError("data.train: missing; `format` needs the path of the training file")
+    paths = {split: find_file(path, root) for split, path in files.items()}
+    options: dict[str, Any] = {} if labels is None else {"labels": find_file(labels, root)}
+    parts: dict[str, Documents] = {}
+    if format == "reuters":
+        parts = reuters.read_splits(paths["train"], **options, progress=progress)
+        if set(paths) - {"train"} and len(set(paths.values())) > 1:
+            raise ConfigError("data: format reuters takes one archive as `train`; its test split is in there")
+        rule = "ModApte split of the archive"
+    else:
+        for split, path in paths.items():
+            if format == "tsv" and parts:
+                options["label_names"] = parts["train"].label_names
+            parts[split] = READERS[format](path, **options, progress=progress)
+        if format in _OPEN_ENDED:
+            parts = _widened(parts)
+        rule = "; ".join(f"{split} from {path.name}" for split, path in paths.items())
+    try:
+        documents = Documents.concatenate(list(parts.values()))
+    except DataError as error:
+        raise DataError(f"{', '.join(str(path) for path in paths.values())}: {error}") from None
+    begins = np.cumsum([0, *(len(part) for part in parts.values())])
+    splits = {split: np.arange(begins[i], begins[i + 1]) for i, split in enumerate(parts)}
+    return _Source(name or _stem(paths["train"]), documents, splits, rule)
+
+
+def _widened(parts: Mapping[str, Documents]) -> dict[str, Documents]:
+    """Tables and labels of all splits with as many columns as the widest has."""
+
+    def wide(matrix: csr_array, columns: int) -> csr_array:
+        return csr(matrix.data, matrix.indices, matrix.indptr, (matrix.shape[0], columns))
+
+    num_labels = max(part.num_labels for part in parts.values())
+    tables = [part.inputs.shape[1] for part in parts.values() if isinstance(part.inputs, csr_array)]
+    return {
+        split: replace(
+            part,
+            inputs=wide(part.inputs, max(tables)) if isinstance(part.inputs, csr_array) else part.inputs,
+            labels=wide(part.labels, num_labels),
+        )
+        for split, part in parts.items()
+    }
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+# --------------------------------------------------------------------------------------------------------- splits
+
+
+def _split(
+    source: _Source, validation_share: float, test_share: float, split_seed: int, max_documents: int | None
+) -> MultiLabelDataset:
+    splits, rules = dict(source.splits), [source.rule]
+    if "test" not in splits and test_share > 0:
+        whole = splits["train"]
+        splits["train"], splits["test"] = _draw(whole, test_share, [split_seed, SPLITS.index("test")])
+        rules.append(f"test {test_share:g} of {len(whole)} documents drawn with seed {split_seed}")
+    if "validation" not in splits and validation_share > 0:
+        whole = splits["train"]
+        splits["train"], splits["validation"] = _draw(whole, validation_share, [split_seed, SPLITS.index("validation")])
+        rules.append(f"validation {validation_share:g} of {len(whole)} training documents drawn with seed {split_seed}")
+    documents = source.documents
+    if max_documents is not None:
+        splits = {split: rows[:max_documents] for split, rows in splits.items()}
+        kept = np.unique(np.concatenate([*splits.values()]))
+        notes = {what: count for what, count in documents.notes.items() if len(kept) == len(documents)}
+        documents = replace(documents[kept], notes=notes)
+        splits = {split: np.searchsorted(kept, rows) for split, rows in splits.items()}
+        rules.append(f"the first {max_documents} of each")
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
+    return MultiLabelDataset(source.name, documents, ordered, "; ".join(rules))
+
+
+def _draw(rows: np.ndarray, share: float, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(what stays, what is drawn), both sorted; at least one row each.
+
+    Raises:
+        DataError: fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise DataError(f"{len(rows)} training documents cannot be split: give files for every split, or shares of 0")
+    drawn = min(len(rows) - 1, max(1, round(share * len(rows))))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return np.sort(rows[order[drawn:]]), np.sort(rows[order[:drawn]])

@@ -1,0 +1,88 @@
+"""The one-file text format of the Extreme Classification Repository.
+
+    4880 1836 159                        header: documents N, features D, labels L
+    3,23,61 0:1 5:1 6:0.25               labels, one blank, feature:value pairs
+     7:1                                 no labels: the line starts with the blank
+    4,9                                  no features
+
+Label ids and feature ids count from 0; labels are separated by commas. A line whose first token is a pair has no
+labels either, blank or not. Indices may come unsorted, but not twice in a row.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from energynets.data.dataset import Documents
+from energynets.data.readers.label_names import check_count, read_label_names
+from energynets.data.readers.notes import documents_of
+from energynets.data.readers.source import Block, Progress, blocks, shown
+from energynets.data.readers.sparse_rows import Limits, Rows, parse_block
+from energynets.errors import DataError
+
+
+def read(path: str | Path, *, labels: str | Path | None = None, progress: Progress | None = None) -> Documents:
+    """Read an XMC file (plain or gzip).
+
+    Args:
+        path: the file.
+        labels: file of L label names, one a line; optional.
+        progress: called with (bytes done, bytes in all).
+
+    Returns:
+        Documents with inputs (N, D) and labels (N, L).
+
+    Raises:
+        DataError: naming file, line, what was expected and what came.
+    """
+    path = Path(path)
+    (_, num_features, num_labels), rows = _read(path, ("documents", "features", "labels"), progress)
+    names = None if labels is None else read_label_names(Path(labels), unique=False)
+    check_count(names, num_labels, Path(labels or path), f"the header of {path} says so")
+    return documents_of(rows.inputs(num_features), rows.label_matrix(num_labels), names)
+
+
+def read_matrix(path: Path, column: str, progress: Progress | None = None) -> tuple[int, Rows]:
+    """Read one file of a pair: header `rows columns`, rows of index:value alone. Returns (columns, rows).
+
+    Raises:
+        DataError: as `read`.
+    """
+    (_, num_columns), rows = _read(path, ("documents", f"{column}s"), progress, column)
+    return num_columns, rows
+
+
+def _read(
+    path: Path, sizes: tuple[str, ...], progress: Progress | None, column: str = "feature"
+) -> tuple[tuple[int, ...], Rows]:
+    parts: list[Rows] = []
+    header: tuple[int, ...] | None = None
+    limits = Limits()
+    found = 0
+    for block in blocks(path, progress):
+        if header is None:
+            header, block = _header(block, path, sizes)
+            limits = Limits(header[1], header[2] if len(header) == 3 else 0, column=column)
+        if block.data:
+            parts.append(parse_block(block, path, limits))
+            found += len(parts[-1])
+        if found > header[0]:
+            break
+    assert header is not None, "blocks() raises on an empty file"
+    if found != header[0]:
+        came = "more" if found > header[0] else str(found)
+        raise DataError(f"{path}: line 1: the header says {header[0]} documents, expected as many rows, got {came}")
+    return header, Rows.concatenate(parts)
+
+
+def _header(block: Block, path: Path, sizes: tuple[str, ...]) -> tuple[tuple[int, ...], Block]:
+    line, _, rest = block.data.partition(b"\n")
+    fields = line.split()
+    if len(fields) != len(sizes) or not all(field.isdigit() and len(field) < 19 for field in fields):
+        raise DataError(
+            f"{path}: line 1: expected a header `{' '.join(sizes)}` of {len(sizes)} counts, got {shown(line)}"
+        )
+    header = tuple(int(field) for field in fields)
+    if header[0] == 0:
+        raise DataError(f"{path}: line 1: expected at least one document, got a header of 0")
+    return header, Block(rest, block.line + 1, block.offset + len(line) + 1)
