@@ -1,0 +1,80 @@
+"""Scores and labels -> numbers, on sparse labels and top-k scores: nothing here builds a dense (N, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from energynets.metrics.propensity import inverse_propensity, psndcg_at_k, psp_at_k
+from energynets.metrics.ranking import ndcg_at_k, precision_at_k
+from energynets.metrics.scores import TopScores
+from energynets.metrics.sets import f1_example, f1_macro, f1_micro, hamming_loss, subset_accuracy
+from energynets.metrics.threshold import choose_threshold, predict_above, truncated
+
+__all__ = [
+    "SET_METRICS",
+    "TopScores",
+    "choose_threshold",
+    "evaluate_scores",
+    "f1_example",
+    "f1_macro",
+    "f1_micro",
+    "hamming_loss",
+    "inverse_propensity",
+    "ndcg_at_k",
+    "precision_at_k",
+    "predict_above",
+    "psndcg_at_k",
+    "psp_at_k",
+    "subset_accuracy",
+    "truncated",
+]
+
+SET_METRICS = {
+    "f1_example": f1_example,
+    "f1_micro": f1_micro,
+    "f1_macro": f1_macro,
+    "hamming_loss": hamming_loss,
+    "subset_accuracy": subset_accuracy,
+}
+
+
+def evaluate_scores(
+    scores: TopScores,
+    labels: csr_array,
+    *,
+    threshold: float | None = None,
+    inverse_propensity: np.ndarray | None = None,
+    ks: Sequence[int] = (1, 3, 5),
+) -> dict[str, float]:
+    """Every metric of one set of scores, as fractions in [0, 1].
+
+    Args:
+        scores: of N documents.
+        labels: (N, L) CSR.
+        threshold: chosen on validation (`choose_threshold`); without it the metrics at a chosen threshold are left out.
+        inverse_propensity: (L,) from training labels; without it psp and psndcg are left out.
+        ks: the k of the ranking metrics.
+
+    Returns:
+        `precision@k`, `ndcg@k`, `psp@k`, `psndcg@k` for each k; `f1_example`, `f1_micro`, `f1_macro`, `hamming_loss`,
+        `subset_accuracy` at the threshold, and the same five with the suffix `_at_0.5`.
+
+    Raises:
+        DataError: no documents.
+        ShapeError: shapes disagree.
+    """
+    metrics: dict[str, float] = {}
+    for k in ks:
+        metrics[f"precision@{k}"] = precision_at_k(scores, labels, k)
+        metrics[f"ndcg@{k}"] = ndcg_at_k(scores, labels, k)
+        if inverse_propensity is not None:
+            metrics[f"psp@{k}"] = psp_at_k(scores, labels, k, inverse_propensity)
+            metrics[f"psndcg@{k}"] = psndcg_at_k(scores, labels, k, inverse_propensity)
+    for value, suffix in ((threshold, ""), (0.5, "_at_0.5")):
+        if value is not None:
+            predicted = predict_above(scores, value)
+            metrics |= {name + suffix: metric(predicted, labels) for name, metric in SET_METRICS.items()}
+    return metrics

@@ -1,0 +1,99 @@
+"""From scores to label sets: one global threshold, and the one that maximises example-F1."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from energynets.errors import ConfigError, nearest
+from energynets.metrics.scores import TopScores, check_pair, hits
+
+RULES = ("f1_example",)
+
+
+def predict_above(scores: TopScores, threshold: float) -> csr_array:
+    """The labels that score more than the threshold.
+
+    Args:
+        scores: of N documents; a label whose score was not kept is not predicted (see `truncated`).
+        threshold: compared as float64.
+
+    Returns:
+        (N, L) CSR of ones (float32), column indices sorted.
+    """
+    chosen = scores.values > np.float64(threshold)
+    indptr = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
+    predicted = csr_array(
+        (np.ones(int(indptr[-1]), np.float32), scores.indices[chosen], indptr), shape=(len(scores), scores.num_labels)
+    )
+    predicted.sort_indices()
+    return predicted
+
+
+def truncated(scores: TopScores, threshold: float) -> int:
+    """How many documents may miss predictions: the least of fewer than L kept scores is above the threshold.
+
+    Args:
+        scores: of N documents.
+        threshold: as for `predict_above`.
+    """
+    return 0 if scores.complete else int((scores.values[:, -1] > np.float64(threshold)).sum())
+
+
+def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_example") -> float:
+    """The global threshold whose predictions `score > threshold` maximise example-F1, over every distinct score.
+
+        argmax_t 1/N sum_n F1({l: s_nl > t}, t_n)
+
+    Scores are visited from the largest down; admitting the j-th label of document n moves its F1 by a known amount,
+    so one sort and one cumulative sum evaluate every threshold exactly. Equal scores are admitted together. "Predict
+    nothing" and "predict all that was kept" are among the options. Of equally good thresholds the largest wins.
+
+    Args:
+        scores: of N validation documents.
+        labels: (N, L) CSR.
+        rule: "f1_example".
+
+    Returns:
+        The midpoint between the last admitted score and the next one as a number float32 holds exactly, so that
+        `score > threshold` says the same in float32 and float64. It equals a score only where two float32 neighbours
+        must be told apart.
+
+    Raises:
+        ConfigError: unknown rule.
+        DataError: no documents.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"unknown threshold rule {rule!r}{nearest(rule, RULES)}")
+    labels = check_pair(len(scores), scores.num_labels, labels)
+    sizes = np.arange(1, scores.k + 1) + np.diff(labels.indptr)[:, None]
+    f1_NK = 2.0 * hits(scores, labels).cumsum(axis=1) / sizes
+    deltas = np.diff(f1_NK, axis=1, prepend=0.0).ravel()
+    values = scores.values.ravel()
+    order = np.argsort(-values, kind="stable")
+    ranked = values[order]
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # the last of each run of equal scores
+    totals = np.append(0.0, np.cumsum(deltas[order])[ends])  # 0: predict nothing
+    # sums in another row order differ in the last bits; within that slack options count as equal
+    best = int(np.flatnonzero(totals >= totals.max() - 1e-12 * len(scores))[0])
+    if best == 0:
+        return _above(ranked[0])
+    if best == len(ends):
+        return _below(ranked[-1])
+    return _between(ranked[ends[best]], ranked[ends[best - 1]])
+
+
+def _between(low: np.float32, high: np.float32) -> float:
+    """A float32 number t with low <= t < high, the midpoint where there is room."""
+    middle = np.float32((np.float64(low) + np.float64(high)) / 2)
+    return float(middle if middle < high else np.nextafter(high, np.float32(-np.inf)))
+
+
+def _above(score: np.float32) -> float:
+    return _between(score, np.float32(1.0)) if score < 1 else 2.0 * float(score)
+
+
+def _below(score: np.float32) -> float:
+    if score <= 0:
+        return 2.0 * float(score) - 1.0
+    return _between(np.float32(0.0), score)

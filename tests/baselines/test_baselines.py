@@ -1,0 +1,227 @@
+"""What every baseline keeps: shapes, range, batches, saving; and each one's own claim."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from energynets.baselines import BASELINES, Baseline, LabelFrequency, LinearOneVsRest, NearestNeighbours, load_baseline
+from energynets.baselines import linear as linear_module
+from energynets.baselines import neighbours as neighbours_module
+from energynets.data.dataset import Documents, TextDocuments, TokenSequences
+from energynets.errors import CheckpointError, ConfigError, DataError, ShapeError
+from energynets.metrics import TopScores
+
+NUM_LABELS = 7
+
+
+def table(seed: int, num_rows: int, *, dense: bool = False) -> Documents:
+    """Label l is told by columns 2 l and 2 l + 1; label 5 is never true, label 6 always; some rows have no features."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((num_rows, NUM_LABELS)) < 0.3
+    labels[:, 5], labels[:, 6] = False, True
+    told = np.repeat(labels, 2, axis=1)
+    rows = rng.normal(size=told.shape) + 2 * told if dense else rng.poisson(0.2 + 2 * told)
+    rows[::9] = 0
+    return Documents(csr_array(rows.astype(np.float32)), csr_array(labels.astype(np.float32)))
+
+
+def tokens(seed: int, num_rows: int) -> Documents:
+    """The same as sequences of words, some empty."""
+    documents = table(seed, num_rows)
+    counts = documents.inputs.toarray().astype(int)
+    sequences = [np.repeat(np.arange(2, counts.shape[1] + 2), row).tolist() for row in counts]
+    return Documents(TokenSequences.from_lists(sequences, counts.shape[1] + 2), documents.labels)
+
+
+FITTED: dict[str, Callable[[], Baseline]] = {
+    "frequency": LabelFrequency,
+    "logistic": lambda: LinearOneVsRest("logistic", C=2.0),
+    "hinge": lambda: LinearOneVsRest("hinge", C=0.5),
+    "neighbours": lambda: NearestNeighbours(5),
+}
+INPUTS = {"counts": table, "real": lambda seed, n: table(seed, n, dense=True), "tokens": tokens}
+
+
+@pytest.fixture(params=[(name, kind) for name in FITTED for kind in INPUTS], ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[Baseline, Documents]:
+    name, kind = request.param
+    return FITTED[name]().fit(INPUTS[kind](0, 80)), INPUTS[kind](1, 30)
+
+
+def same(first: TopScores, second: TopScores) -> None:
+    np.testing.assert_array_equal(first.indices, second.indices)
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_shapes_range_and_batches(case: tuple[Baseline, Documents]) -> None:
+    baseline, test = case
+    top = baseline.scores(test, 3)
+    assert (len(top), top.k, top.num_labels) == (30, 3, NUM_LABELS)
+    assert top.values.min() >= 0
+    assert top.values.max() <= 1
+    assert all(len(set(row)) == 3 for row in top.indices.tolist())
+    split = baseline.scores(test, 3, batch_size=7)
+    np.testing.assert_array_equal(split.indices, top.indices)
+    np.testing.assert_allclose(split.values, top.values, rtol=1e-6)
+    assert baseline.scores(test, 100).k == NUM_LABELS
+    assert len(baseline.scores(test[np.zeros(0, np.int64)], 3)) == 0
+    assert baseline.num_parameters > 0
+
+
+def test_saved_and_loaded(case: tuple[Baseline, Documents], tmp_path: Path) -> None:
+    baseline, test = case
+    baseline.save(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["baseline.safetensors"]
+    again = load_baseline(tmp_path / "run")
+    assert type(again) is type(baseline)
+    same(again.scores(test, 4), baseline.scores(test, 4))
+    assert again.num_parameters == baseline.num_parameters
+
+
+def test_what_is_told_is_found(case: tuple[Baseline, Documents]) -> None:
+    baseline, test = case
+    top = baseline.scores(test, NUM_LABELS)
+    if isinstance(baseline, LabelFrequency):
+        return
+    dense = np.zeros((30, NUM_LABELS))
+    np.put_along_axis(dense, top.indices.astype(int), top.values, axis=1)
+    truth = test.labels.toarray() > 0
+    for label in range(5):
+        assert dense[truth[:, label], label].mean() > dense[~truth[:, label], label].mean() + 0.1
+    assert dense[:, 5].max() < 0.05
+    assert dense[:, 6].min() > 0.95
+
+
+def test_progress_ends_at_the_total() -> None:
+    for make in FITTED.values():
+        seen: list[tuple[int, int]] = []
+        make().fit(table(0, 20), progress=lambda done, total, seen=seen: seen.append((done, total)))
+        assert seen[-1][0] == seen[-1][1] == len(seen)
+
+
+def test_errors(tmp_path: Path) -> None:
+    train = table(0, 20)
+    for make in FITTED.values():
+        with pytest.raises(DataError, match="no training documents"):
+            make().fit(train[np.zeros(0, np.int64)])
+        with pytest.raises(DataError, match="not fitted"):
+            make().scores(train, 3)
+    narrow = Documents(csr_array(train.inputs[:, :4]), train.labels)
+    text = Documents(TextDocuments(("a",) * 20), train.labels)
+    for make in (FITTED["logistic"], FITTED["neighbours"]):
+        with pytest.raises(ShapeError, match="fitted on 14 input columns, got 4"):
+            make().fit(train).scores(narrow, 3)
+        with pytest.raises(DataError, match="prepare it first"):
+            make().fit(text)
+    with pytest.raises(ConfigError, match="did you mean 'logistic'"):
+        LinearOneVsRest("logistc")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="C must be > 0"):
+        LinearOneVsRest(C=0.0)
+    with pytest.raises(ConfigError, match="num_neighbours"):
+        NearestNeighbours(0)
+    with pytest.raises(ConfigError, match="power"):
+        NearestNeighbours(power=0.0)
+
+
+def test_what_is_no_baseline_is_not_loaded(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_baseline(tmp_path)
+    LabelFrequency().fit(table(0, 20)).save(tmp_path)
+    file = tmp_path / "baseline.safetensors"
+    with pytest.raises(CheckpointError, match="expected a baseline of kind 'linear', found 'label_frequency'"):
+        LinearOneVsRest.load(tmp_path)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        load_baseline(tmp_path)
+    save_file({"x": np.zeros(1)}, file)
+    with pytest.raises(CheckpointError, match="not one that a baseline wrote"):
+        load_baseline(tmp_path)
+    save_file({"x": np.zeros(1)}, file, metadata={"kind": "liner", "settings": "{}"})
+    with pytest.raises(CheckpointError, match="did you mean 'linear'"):
+        load_baseline(tmp_path)
+
+
+def test_the_registry_has_the_names_of_the_configuration() -> None:
+    assert set(BASELINES) == {"linear", "neighbours", "label_frequency", "bayes_optimal"}
+    assert all(baseline.kind == kind for kind, baseline in BASELINES.items())
+
+
+def test_label_frequencies() -> None:
+    labels = csr_array(np.array([[1, 0, 1], [0, 0, 1], [0, 0, 0], [0, 1, 1]], dtype=np.float32))
+    documents = Documents(csr_array((4, 2), dtype=np.float32), labels)
+    top = LabelFrequency().fit(documents).scores(documents, 2)
+    assert top.indices.tolist() == [[2, 0]] * 4
+    assert top.values.tolist() == [[0.75, 0.25]] * 4
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_linear_is_scikit_learns_one_vs_rest(loss: str) -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.svm import LinearSVC
+
+    train, test = table(0, 80), table(1, 30)
+    model = LinearOneVsRest(loss, C=0.7, threads=2).fit(train)  # type: ignore[arg-type]
+    estimator = LogisticRegression(solver="liblinear", C=0.7) if loss == "logistic" else LinearSVC(C=0.7, dual=False)
+    told = np.array([0, 1, 2, 3, 4])
+    theirs = OneVsRestClassifier(estimator).fit(train.inputs.toarray(), train.labels.toarray()[:, told])
+    expected = theirs.decision_function(test.inputs.toarray())
+    np.testing.assert_allclose(model.decisions(test.inputs)[:, told], expected, rtol=1e-4, atol=1e-4)
+    rate = 0.5 / 81
+    np.testing.assert_allclose(model.decisions(test.inputs)[:, 5], np.log(rate / (1 - rate)), rtol=1e-6)
+    np.testing.assert_allclose(model.decisions(test.inputs)[:, 6], -np.log(rate / (1 - rate)), rtol=1e-6)
+    assert model.unconverged == 0
+
+
+def test_linear_does_not_depend_on_threads() -> None:
+    train, test = table(0, 80), table(1, 30)
+    for loss in ("logistic", "hinge"):
+        one, four = (LinearOneVsRest(loss, threads=threads).fit(train) for threads in (1, 4))  # type: ignore[arg-type]
+        same(one.scores(test, 7), four.scores(test, 7))
+
+
+def test_linear_weights_of_large_problems_are_pruned_and_sparse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train, test = table(0, 80), table(1, 30)
+    dense = LinearOneVsRest().fit(train)
+    monkeypatch.setattr(linear_module, "DENSE_WEIGHTS", 10)
+    sparse = LinearOneVsRest().fit(train)
+    assert isinstance(sparse.weights, csr_array)
+    assert sparse.num_parameters < dense.num_parameters
+    np.testing.assert_allclose(sparse.decisions(test.inputs), dense.decisions(test.inputs), atol=0.2)
+    sparse.save(tmp_path)
+    same(LinearOneVsRest.load(tmp_path).scores(test, 3), sparse.scores(test, 3))
+
+
+def test_neighbours_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real-valued rows: cosines with (1, 0) are 1, .8, .6 and -1; the last never counts."""
+    rows = np.array([[2.5, 0], [4, 3], [3, 4], [-1, 0]], dtype=np.float32)
+    labels = csr_array(np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=np.float32))
+    train = Documents(csr_array(rows), labels)
+    query = Documents(csr_array(np.array([[1, 0], [0, 0]], dtype=np.float32)), labels[:2])
+
+    def dense(num_neighbours: int, power: float) -> np.ndarray:
+        top = NearestNeighbours(num_neighbours, power=power).fit(train).scores(query, 3)
+        out = np.zeros((2, 3))
+        np.put_along_axis(out, top.indices.astype(int), top.values, axis=1)
+        return out
+
+    frequencies = [0.5, 0.75, 0.5]  # of a document similar to none
+    np.testing.assert_allclose(dense(2, 1.0), [[1 / 1.8, 0.8 / 1.8, 0], frequencies], rtol=1e-6)
+    np.testing.assert_allclose(dense(99, 1.0), [[1 / 2.4, 1.4 / 2.4, 0.6 / 2.4], frequencies], rtol=1e-6)
+    np.testing.assert_allclose(dense(3, 2.0), [[1 / 2, 1 / 2, 0.36 / 2], frequencies], rtol=1e-6)
+    monkeypatch.setattr(neighbours_module, "SIMILARITIES", 1)  # one document at a time
+    np.testing.assert_allclose(dense(3, 2.0), [[1 / 2, 1 / 2, 0.36 / 2], frequencies], rtol=1e-6)
+
+
+def test_neighbours_weigh_counts_by_tfidf_and_other_tables_by_length() -> None:
+    assert NearestNeighbours().fit(table(0, 20)).tfidf is not None
+    assert NearestNeighbours().fit(tokens(0, 20)).tfidf is not None
+    assert NearestNeighbours().fit(table(0, 20, dense=True)).tfidf is None
