@@ -158,9 +158,9 @@ def _arguments(section: Any) -> dict[str, Any]:
 def _build_features(settings: Any, sizes: Sizes, vectors: Tensor | None) -> Any:
     kind = FEATURES[settings.kind]
     if (kind.input_kind == "tokens") != sizes.tokens:
-        inputs = "token sequences" if sizes.tokens else "a table"
+        wanted, given = ("a table", "token sequences") if sizes.tokens else ("token sequences", "a table")
         knob = "set data.inputs: counts (or tfidf)" if sizes.tokens else "use kind: bag_of_words"
-        raise ConfigError(f"model.features: {settings.kind} reads {kind.input_kind}, but the data are {inputs}: {knob}")
+        raise ConfigError(f"model.features: {settings.kind} reads {wanted}, but the data are {given}: {knob}")
     extra: dict[str, Any] = {}
     if vectors is not None:
         if not sizes.tokens:
