@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +136,11 @@ def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
             kept[_storage(tensor)] = tensor
         return tensor
 
+    solve: Callable[..., Tensor] = model.solver.solve
+    condition: Callable[[Tensor], object] = model.energy.condition
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result is held until the count is taken: a freed storage could lend its identity to another.
-        result = model.solver.solve(model.energy, model.energy.condition(features))
+        result = solve(model.energy, condition(features))
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del result
     return total

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from energynets.cli.options import Json, Overrides, Quiet, print_json
 from energynets.cli.progress import describe
+from energynets.compare.cells import Cell, CompareProgress
 from energynets.errors import ConfigError
 
 
@@ -34,7 +35,7 @@ def compare(
 
     Example: energynets compare configs/bibtex/*.yaml --seeds 3 --folder comparisons/bibtex
     """
-    from energynets import compare as room
+    from energynets.compare.comparison import compare as run_comparison
     from energynets.compare.demonstration import demonstration
     from energynets.config import Experiment
 
@@ -48,7 +49,7 @@ def compare(
     watcher = Watcher(experiments[0].training.monitor, quiet=quiet)
     try:
         with watcher:
-            comparison = room(experiments, seeds=seeds, folder=folder, progress=watcher)
+            comparison = run_comparison(experiments, seeds=seeds, folder=folder, progress=watcher)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
     if as_json:
@@ -81,7 +82,7 @@ def _name(configs: list[Path]) -> str:
     return parents.pop().name
 
 
-class Watcher:
+class Watcher(CompareProgress):
     """A comparison as it runs: a spinner with the latest epoch on a terminal, a line per run elsewhere."""
 
     def __init__(self, monitor: str, *, quiet: bool) -> None:
@@ -98,16 +99,16 @@ class Watcher:
     def __exit__(self, *error: Any) -> None:
         self._status.__exit__(*error)
 
-    def cell(self, cell: Any, number: int, cells: int) -> None:
+    def cell(self, cell: Cell, number: int, cells: int) -> None:
         """A run begins."""
         self._where, self._began = f"[{number}/{cells}] {cell.name}", time.monotonic()
         self._show(self._where)
 
-    def evaluation(self, cell: Any, line: Mapping[str, Any]) -> None:
+    def evaluation(self, cell: Cell, line: Mapping[str, Any]) -> None:
         """A run has ended an epoch."""
         self._show(f"{self._where}  {describe(line, self.monitor)}")
 
-    def finished(self, cell: Any, result: Mapping[str, Any] | None, failure: str | None, kept: bool) -> None:
+    def finished(self, cell: Cell, result: Mapping[str, Any] | None, failure: str | None, kept: bool) -> None:
         """A run has ended."""
         if result is None:
             text = f"failed: {failure}"

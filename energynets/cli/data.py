@@ -13,5 +13,6 @@ app = typer.Typer(help="Named data sets, and planted ones.", rich_markup_mode=No
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="As `energynets data list` has it.", show_default=False)]
 Root = Annotated[
-    str | None, typer.Option(help="Data folder; default $ENERGYNETS_DATA, else ~/.cache/energynets.", show_default=False)
+    str | None,
+    typer.Option(help="Data folder; default $ENERGYNETS_DATA, else ~/.cache/energynets.", show_default=False),
 ]

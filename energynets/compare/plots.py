@@ -23,7 +23,7 @@ _SERIES = [f"#0404{number:02x}" for number in range(NUM_COLORS)]
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--rule"} | {
     color: f"--series-{number}" for number, color in enumerate(_SERIES)
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.edgecolor": _GRID,
@@ -62,8 +62,8 @@ def _figure(
     finished: list[str] = []
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         # Not pyplot: no window system, no state left behind.
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine("constrained", h_pad=0.12)
         axes = figure.subplots(rows, columns, squeeze=False)
         yield figure, axes.ravel(), finished
         out = io.StringIO()

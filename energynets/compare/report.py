@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison, Row
 
 _TEMPLATE = Path(__file__).with_name("report.html")
-_ENVIRONMENT = ("energynets", "git_commit", "torch", "numpy", "python", "platform", "cpu", "cpu_count", "threads")
+_ENVIRONMENT: tuple[str, ...] = (
+    "energynets",
+    "git_commit",
+    "torch",
+    "numpy",
+    "python",
+    "platform",
+    "cpu",
+    "cpu_count",
+    "threads",
+)
 _ENVIRONMENT += ("device", "device_name", "cuda")
 
 
