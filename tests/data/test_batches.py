@@ -30,8 +30,8 @@ def test_tables(batch_size: int) -> None:
     np.testing.assert_array_equal(rows, order)
     for batch in found:
         assert isinstance(batch.inputs, SparseBatch)
-        np.testing.assert_array_equal(batch.inputs.dense().numpy(), FEATURES[batch.rows])
-        np.testing.assert_array_equal(batch.labels.dense().numpy(), LABELS[batch.rows])
+        np.testing.assert_array_equal(batch.inputs.dense().numpy(), FEATURES[batch.rows.numpy()])
+        np.testing.assert_array_equal(batch.labels.dense().numpy(), LABELS[batch.rows.numpy()])
         assert batch.inputs.columns.dtype == batch.inputs.offsets.dtype == torch.int64
 
 

@@ -18,7 +18,9 @@ PATH = Path("a.arff")
 def read(folder: Path, header: str, rows: str, labels: tuple[str, ...] = ("l",)) -> Documents:
     (folder / "a.arff").write_text(f"@relation r\n{header}\n@data\n{rows}\n", encoding="utf-8")
     names = "".join(f'<label name="{name}"/>' for name in labels)
-    (folder / "a.xml").write_text(f"<labels xmlns='http://mulan.sourceforge.net/labels'>{names}</labels>", encoding="utf-8")
+    (folder / "a.xml").write_text(
+        f"<labels xmlns='http://mulan.sourceforge.net/labels'>{names}</labels>", encoding="utf-8"
+    )
     return mulan_arff.read(folder / "a.arff", labels=folder / "a.xml")
 
 
@@ -32,7 +34,7 @@ def read(folder: Path, header: str, rows: str, labels: tuple[str, ...] = ("l",))
         (r"'it\'s' numeric", "it's"),
         (r'"say \"x\"" numeric', 'say "x"'),
         (r"'back\\slash' numeric", r"back\slash"),
-        ('\'a "b"\' numeric', 'a "b"'),
+        ("'a \"b\"' numeric", 'a "b"'),
         ("\"a 'b'\"\tnumeric", "a 'b'"),
         (r"TAG_m\'usica {0,1}", r"TAG_m\'usica"),
         (r"TAG_dise\~no {0,1}", r"TAG_dise\~no"),
@@ -102,7 +104,9 @@ def test_categories_in_sparse_rows(tmp_path: Path) -> None:
 
 
 def test_unknown_category(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 8: attribute 'colour': expected one of red, green, dark blue, got 'blue'"):
+    with pytest.raises(
+        DataError, match=r"line 8: attribute 'colour': expected one of red, green, dark blue, got 'blue'"
+    ):
         read(tmp_path, HEADER, "0,red,1,0\n1,blue,2,1")
 
 
@@ -111,7 +115,7 @@ def test_comments_and_blank_lines(tmp_path: Path) -> None:
     for rows in ("1,0\n% e\n\n2,1\n\n", "{0 1}\n% e\n\n{0 2,1 1}\n\n"):
         documents = read(tmp_path, header, rows)
         np.testing.assert_array_equal(documents.inputs.toarray(), [[1], [2]])  # type: ignore[union-attr]
-    with pytest.raises(DataError, match="line 10: .*'z'"):
+    with pytest.raises(DataError, match=r"line 10: .*'z'"):
         read(tmp_path, header, "1,0\n% e\nz,1")
 
 

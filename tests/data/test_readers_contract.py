@@ -290,7 +290,12 @@ def test_label_file_faults(key: str, tmp_path: Path) -> None:
     _fails(key, tmp_path, "names.txt", "empty", **{"names.txt": b""})
     _fails(key, tmp_path, "names.txt: line 2", "empty line", **{"names.txt": b"red\n\nblue\n"})
     _fails(key, tmp_path, "names.txt: line 2", "UTF-8", "byte offset 6", **{"names.txt": b"red\ngr\xffen\nblue\n"})
-    _fails(key, tmp_path, *{"tsv": ("unknown label 'blue'",), "xmc_raw": ("out of range",)}.get(key, ("3", "got 2")), **{"names.txt": b"red\ngreen\n"})
+    _fails(
+        key,
+        tmp_path,
+        *{"tsv": ("unknown label 'blue'",), "xmc_raw": ("out of range",)}.get(key, ("3", "got 2")),
+        **{"names.txt": b"red\ngreen\n"},
+    )
 
 
 def replaced(text: bytes, old: bytes, new: bytes) -> bytes:
@@ -417,7 +422,9 @@ FAULTS: list[tuple[str, str, Callable[[], bytes], tuple[str, ...]]] = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("key", "main", "parts"), [pytest.param(k, m, p, id=f"{k}-{fault}") for k, fault, m, p in FAULTS])
+@pytest.mark.parametrize(
+    ("key", "main", "parts"), [pytest.param(k, m, p, id=f"{k}-{fault}") for k, fault, m, p in FAULTS]
+)
 def test_faults(key: str, main: Callable[[], bytes], parts: tuple[str, ...], tmp_path: Path) -> None:
     _fails(key, tmp_path, *parts, main=main())
 
@@ -434,7 +441,9 @@ PAIR_FAULTS = [
 
 
 @pytest.mark.parametrize(("old", "new", "parts"), [pytest.param(*f[1:], id=f[0]) for f in PAIR_FAULTS])
-def test_faults_of_the_label_file_of_a_pair(old: bytes | None, new: bytes, parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_faults_of_the_label_file_of_a_pair(
+    old: bytes | None, new: bytes, parts: tuple[str, ...], tmp_path: Path
+) -> None:
     content = new if old is None else replaced(PAIR_Y, old, new)
     _fails("xmc_pair", tmp_path, "trn_X_Y.txt", *parts, **{"trn_X_Y.txt": content})
 

@@ -84,7 +84,9 @@ def test_reuters_is_the_modapte_split(data_root: Path) -> None:
         assert len(documents) == count
         expected = [sorted(topics.split()) for _, split, topics in rows if split == side]
         labels = documents.labels
-        found = [[names[j] for j in labels.indices[a:b]] for a, b in zip(labels.indptr, labels.indptr[1:], strict=False)]
+        found = [
+            [names[j] for j in labels.indices[a:b]] for a, b in zip(labels.indptr, labels.indptr[1:], strict=False)
+        ]
         assert found == expected
         assert "documents without text" not in documents.notes
     earn, acq = names.index("earn"), names.index("acq")
@@ -92,7 +94,9 @@ def test_reuters_is_the_modapte_split(data_root: Path) -> None:
     assert splits["test"].labels[:, [earn, acq]].sum(axis=0).tolist() == [1087, 719]
     first = splits["train"].inputs.texts[0]  # type: ignore[union-attr]
     assert first.startswith("BAHIA COCOA REVIEW\nShowers continued throughout the week")
-    assert not any("<" in text and "</" in text or "&lt;" in text or "\x03" in text for text in splits["test"].inputs.texts)  # type: ignore[union-attr]
+    assert not any(
+        ("<" in text and "</" in text) or "&lt;" in text or "\x03" in text for text in splits["test"].inputs.texts
+    )  # type: ignore[union-attr]
 
 
 def test_goemotions(data_root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sparse formats: what is written is what is read, and the fast parser says nothing that the careful one does not."""
+"""The sparse formats: what is written is what is read, and the fast parser says only what the careful one does."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_arff_round_trip(folder: Path, table: tuple[np.ndarray, np.ndarray], den
     if dense:
         rows = [",".join(repr(float(value)).removesuffix(".0") for value in row) for row in whole[:, order]]
     else:
-        rows = ["{" + pairs(row).replace(" ", ",").replace(":", " ").replace(".0,", ",") + "}" for row in whole[:, order]]
+        rows = [
+            "{" + pairs(row).replace(" ", ",").replace(":", " ").replace(".0,", ",") + "}" for row in whole[:, order]
+        ]
     (folder / "a.arff").write_text("@relation r\n" + header + "@data\n" + "\n".join(rows) + "\n")
     names = "".join(f'<label name="l{i}"/>' for i in range(labels.shape[1]))
     (folder / "a.xml").write_text(f"<labels>{names}</labels>")
@@ -98,11 +100,9 @@ def test_arff_round_trip(folder: Path, table: tuple[np.ndarray, np.ndarray], den
 
 # ----------------------------------------------------------------------------- the fast parser against the careful one
 
-PIECES = st.sampled_from(
-    ["0", "1", "7", "12", "3:1", "0:0.5", "2:-1e-3", "5:+2.", "4:.5", ":", ",", "1,2", "2,1", "1,,2", " ", "  ", "\n", "\t"]
-    + ["-1", "1:nan", "1:1e39", "9:1_0", "1:2:3", "e", ".", "1:.", "1:-", "3:12345678901234567890", "a:1", "1:0x1", "\r"]
-    + ["99999999999999999999:1"]
-)
+PLAIN = "0|1|7|12|3:1|0:0.5|2:-1e-3|5:+2.|4:.5|:|,|1,2|2,1|1,,2| |  |\n|\t"
+ODD = "-1|1:nan|1:1e39|9:1_0|1:2:3|e|.|1:.|1:-|3:12345678901234567890|99999999999999999999:1|a:1|1:0x1|\r"
+PIECES = st.sampled_from([*PLAIN.split("|"), *ODD.split("|")])
 
 
 @settings(max_examples=600)
@@ -188,7 +188,8 @@ def test_stored_zeros_are_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "labels"), [("trn_X_Xf.txt", "trn_X_Y.txt"), ("tst_X_Xf.txt.gz", "tst_X_Y.txt"), ("x_Xf.txt", "x_Y.txt.gz")]
+    ("features", "labels"),
+    [("trn_X_Xf.txt", "trn_X_Y.txt"), ("tst_X_Xf.txt.gz", "tst_X_Y.txt"), ("x_Xf.txt", "x_Y.txt.gz")],
 )
 def test_the_label_file_of_a_pair_is_found(features: str, labels: str, tmp_path: Path) -> None:
     for name in (features, labels):
@@ -199,7 +200,7 @@ def test_the_label_file_of_a_pair_is_found(features: str, labels: str, tmp_path:
 def test_a_pair_without_a_telling_name(tmp_path: Path) -> None:
     for name in ("features.txt", "labels.txt"):
         (tmp_path / name).write_text("1 2\n0:1\n")
-    with pytest.raises(DataError, match="trn_X_Xf.txt"):
+    with pytest.raises(DataError, match=r"trn_X_Xf.txt"):
         xmc_pair.read(tmp_path / "features.txt")
     documents = xmc_pair.read(tmp_path / "features.txt", label_matrix=tmp_path / "labels.txt")
     check(documents, np.array([[1, 0]]), np.array([[1, 0]]))

@@ -98,7 +98,7 @@ def test_json_round_trip() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "not json"])
 def test_foreign_json(text: str) -> None:
-    with pytest.raises(CheckpointError, match="run/tokenizer.json: not a tokenizer"):
+    with pytest.raises(CheckpointError, match=r"run/tokenizer.json: not a tokenizer"):
         Vocabulary.from_json(text, "run/tokenizer.json")
 
 

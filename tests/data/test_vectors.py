@@ -26,7 +26,9 @@ def write(folder: Path, text: str | bytes, packed: bool = False) -> Path:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("header", ["", "5 3\n"])
 def test_words_are_found(header: str, packed: bool, tmp_path: Path) -> None:
-    matrix, coverage = read_vectors(write(tmp_path, header + GLOVE, packed), WORDS, counts=np.array([0, 10, 50, 20, 10, 10]))
+    matrix, coverage = read_vectors(
+        write(tmp_path, header + GLOVE, packed), WORDS, counts=np.array([0, 10, 50, 20, 10, 10])
+    )
     nan = [np.nan] * 3
     expected = np.array([nan, nan, [1, 2, 3], [4, 5, 6], [-0.1, 0.5, 0], nan], np.float32)
     np.testing.assert_array_equal(matrix, expected)
