@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_array
 
-from energynets.data.readers import mulan_arff, source, sparse_rows, svmlight, xmc, xmc_pair
+from energynets.data.readers import mulan_arff, source, svmlight, xmc, xmc_pair
+from energynets.data.readers.rows import Limits
 from energynets.data.readers.source import Block
-from energynets.data.readers.sparse_rows import Limits, parse_block, parse_fast, parse_lines
+from energynets.data.readers.sparse_fast import parse_fast
+from energynets.data.readers.sparse_rows import parse_block, parse_lines
 from energynets.errors import DataError
 
 NUMBERS = st.one_of(
@@ -204,4 +206,3 @@ def test_a_pair_without_a_telling_name(tmp_path: Path) -> None:
         xmc_pair.read(tmp_path / "features.txt")
     documents = xmc_pair.read(tmp_path / "features.txt", label_matrix=tmp_path / "labels.txt")
     check(documents, np.array([[1, 0]]), np.array([[1, 0]]))
-    assert sparse_rows.Limits().column == "feature"
