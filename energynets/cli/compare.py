@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from energynets.cli.options import Json, Overrides, Quiet, print_json
-from energynets.cli.progress import describe
+from energynets.cli.options import Json, Overrides, Quiet, describe, print_json
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.errors import ConfigError
 

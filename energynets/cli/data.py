@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-from energynets.cli.options import Json, Quiet, print_json
 
 app = typer.Typer(help="Named data sets, and planted ones.", rich_markup_mode=None)
 

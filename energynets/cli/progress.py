@@ -12,23 +12,12 @@ from typing import Any, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-
-def describe(line: Mapping[str, Any], monitor: str) -> str:
-    """One evaluation of a run in words, from its line in metrics.jsonl."""
-    words = [f"{line['stage']} epoch {line['epoch']}"]
-    if line.get("train_loss") is not None:
-        words.append(f"loss {line['train_loss']:.4f}")
-    validation = line.get("validation") or {}
-    if monitor in validation and validation[monitor] is not None:
-        value = validation[monitor]
-        words.append(f"{monitor} {value:.4f}" if monitor == "loss" else f"{monitor} {100 * value:.2f}")
-    if line.get("seconds") is not None:
-        words.append(f"{line['seconds']:.0f} s")
-    return "  ".join(words)
+from energynets import training
+from energynets.cli.options import describe
 
 
-class Display(AbstractContextManager["Display"]):
-    """The events of training (`energynets.training.progress.Progress`) on stderr.
+class Display(training.Progress, AbstractContextManager["Display"]):
+    """The events of training on stderr.
 
     Args:
         monitor: the validation metric to show.
