@@ -172,14 +172,20 @@ def test_interrupted_comparison_continues(tmp_path: Path) -> None:
         "--folder",
         str(tmp_path / "c"),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "c" / "runs" / "long-seed0" / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        _interrupt_once_it_trains(process, tmp_path / "c" / "runs" / "long-seed0")
+
+
+def _interrupt_once_it_trains(process: subprocess.Popen[str], run: Path) -> None:
+    metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size > 2000):
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size > 2000):
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "the same command continues where this one stopped" in errors
-    checkpoints = list((metrics.parent / "checkpoints").glob("checkpoint-*.safetensors"))
-    assert checkpoints, "the run saved itself"
+    assert list((run / "checkpoints").glob("checkpoint-*.safetensors")), "the run saved itself"
