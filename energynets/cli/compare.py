@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from energynets.cli.options import Json, Overrides, Quiet, print_json
-from energynets.cli.progress import describe
+from energynets.cli.options import Json, Overrides, Quiet, describe, print_json
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.errors import ConfigError
 
@@ -48,7 +48,7 @@ def compare(
     began = time.monotonic()
     watcher = Watcher(experiments[0].training.monitor, quiet=quiet)
     try:
-        with watcher:
+        with watcher, _stopping():
             comparison = run_comparison(experiments, seeds=seeds, folder=folder, progress=watcher)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
@@ -70,6 +70,21 @@ def compare(
         for failure in comparison.failures:
             typer.echo(f"energynets: failed: {failure}", err=True)
         raise typer.Exit(1)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C, and both do even where a shell started us with SIGINT ignored."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _name(configs: list[Path]) -> str:

@@ -53,30 +53,50 @@ def predict(
 def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:
     for labels, values in zip(scores.indices.tolist(), scores.values.tolist(), strict=True):
         yield [
-            {"name": trained.label_name(label), "id": label, "score": value, "predicted": value > trained.threshold}
+            {"name": trained.label_name(label), "id": label, "score": round(value, 6), "predicted": value > trained.threshold}
             for label, value in zip(labels, values, strict=True)
         ]
 
 
 def _read(trained: TrainedRun, source: str, file_format: str | None) -> Any:
     """Documents of the kind the run was trained on."""
+    from energynets.data.dataset import TextDocuments
+
     settings, raw = trained.experiment.data, trained.preparation.raw
-    if file_format is None and raw == "text":
-        return _lines(source)
-    if source == "-":
+    if file_format is None and (raw == "text" or settings.planted is not None):
+        inputs: Any = TextDocuments(tuple(_lines(source)))
+    elif source == "-":
         raise ConfigError("predict: - reads lines of text; give a data file as INPUT, and its --format")
-    name = file_format or settings.format or _catalogue_format(settings.name) or ("npz" if raw == "tokens" else None)
-    from energynets.data.load import find_file
+    else:
+        inputs = _read_file(trained, source, file_format)
+    if settings.planted is not None and isinstance(inputs, TextDocuments):
+        from energynets.data.planted import PlantedSpec, tokens_of_texts
+
+        return tokens_of_texts(PlantedSpec(**settings.planted.model_dump()), inputs)
+    return inputs
+
+
+def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any:
+    from energynets.data.catalogue import CATALOGUE
+    from energynets.data.load import data_root, find_file
     from energynets.data.readers import READERS
 
+    settings = trained.experiment.data
+    entry = CATALOGUE.get(settings.name) if settings.format is None and settings.name else None
+    own = entry.facts.format if entry is not None else settings.format
+    name = file_format or own
     if name is None:
         raise ConfigError(f"predict: --format: expected the reader of {source}, one of {', '.join(sorted(READERS))}")
     if name not in READERS:
         raise ConfigError(f"predict: --format: unknown format {name!r}{nearest(name, READERS)}")
     options: dict[str, Any] = {}
-    if settings.labels is not None and name == settings.format:
+    if name == own and entry is not None:
+        options |= entry.facts.options
+        if entry.facts.labels is not None:
+            options["labels"] = entry.locate(entry.facts.labels, data_root(settings.root))
+    elif name == own and settings.labels is not None:
         options["labels"] = find_file(settings.labels, settings.root)
-    if name == "tsv" and trained.label_names is not None:
+    elif name == "tsv" and trained.label_names is not None:
         options["label_names"] = trained.label_names
     if name == "reuters":
         options["split"] = "test"
@@ -97,11 +117,3 @@ def _lines(source: str) -> list[str]:
     if not lines:
         raise DataError(f"{where}: no documents; expected one a line")
     return lines
-
-
-def _catalogue_format(name: str | None) -> str | None:
-    if name is None:
-        return None
-    from energynets.data.catalogue import CATALOGUE
-
-    return getattr(CATALOGUE.get(name), "format", None)

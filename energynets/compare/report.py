@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from energynets import __version__
 from energynets.compare import plots
-from energynets.compare.table import Column, best, caption, columns
+from energynets.compare.table import Column, best, caption, columns, label
 from energynets.errors import MissingExtraError
 from energynets.strict_yaml import parse_yaml
 
@@ -91,6 +91,7 @@ def _row(comparison: Comparison, shown: list[Column], costs: list[Column], row: 
     stages = row.results[0].get("stages", []) if row.results else []
     return {
         "name": row.name,
+        "label": label(row),
         "kind": row.kind,
         "learned": row.learned,
         "cells": cells,

@@ -253,7 +253,9 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
     for path in stopped(tmp_path / "run"):
         content = path.read_bytes()
         assert not content.startswith((b"PK", b"\x80"))
-        assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"].keys() == {"energynets"}
+        assert json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"].keys() == {
+            "energynets"
+        }
 
 
 # ------------------------------------------------------------------------------------------------ full disks

@@ -44,7 +44,16 @@ def test_the_run_folder(spen: Path) -> None:
     assert Experiment.load(spen / "config.yaml").model.kind == "energy_network"
     environment = json.loads((spen / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
-    assert environment.keys() >= {"python", "numpy", "platform", "cpu", "threads", "device_name", "git_commit", "command"}
+    assert environment.keys() >= {
+        "python",
+        "numpy",
+        "platform",
+        "cpu",
+        "threads",
+        "device_name",
+        "git_commit",
+        "command",
+    }
 
 
 def test_the_row(spen: Path) -> None:
