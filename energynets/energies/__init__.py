@@ -1,0 +1,21 @@
+"""(f, y) -> E and dE/dy: knows tensors only."""
+
+from energynets.energies.energy import Energy, binary_entropy
+from energynets.energies.heads import ConvexHead, SoftplusHead
+from energynets.energies.icnn import ICNN
+from energynets.energies.measured import MeasuredContext, MeasuredEnergy
+from energynets.energies.spen import SPEN
+
+ENERGIES: dict[str, type[MeasuredEnergy]] = {"spen": SPEN, "icnn": ICNN}
+
+__all__ = [
+    "ENERGIES",
+    "ICNN",
+    "SPEN",
+    "ConvexHead",
+    "Energy",
+    "MeasuredContext",
+    "MeasuredEnergy",
+    "SoftplusHead",
+    "binary_entropy",
+]

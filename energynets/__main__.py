@@ -1,0 +1,7 @@
+"""`python -m energynets` is the command line."""
+
+import sys
+
+from energynets.cli import main
+
+sys.exit(main())

@@ -1,0 +1,125 @@
+"""`energynets compare`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from energynets.cli.options import Json, Overrides, Quiet, print_json
+from energynets.cli.progress import describe
+from energynets.compare.cells import Cell, CompareProgress
+from energynets.errors import ConfigError
+
+
+def compare(
+    configs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[CONFIG...]", help="YAML files; none is the demonstration.")
+    ] = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each row that depends on one.")] = 3,
+    folder: Annotated[Path | None, typer.Option(help="Default comparisons/<name>.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train configurations under several seeds and put them in one table; without any, run the demonstration.
+
+    The folder gets table.md, table.csv, results.json and report.html. Called again it keeps finished runs and resumes
+    interrupted ones.
+
+    Example: energynets compare configs/bibtex/*.yaml --seeds 3 --folder comparisons/bibtex
+    """
+    from energynets.compare.comparison import compare as run_comparison
+    from energynets.compare.demonstration import demonstration
+    from energynets.config import Experiment
+
+    if configs:
+        experiments = [Experiment.load(path, overrides or []) for path in configs]
+        folder = folder or Path("comparisons") / _name(configs)
+    else:
+        experiments = demonstration(overrides or [])
+        folder = folder or Path("comparisons") / "demonstration"
+    began = time.monotonic()
+    watcher = Watcher(experiments[0].training.monitor, quiet=quiet)
+    try:
+        with watcher:
+            comparison = run_comparison(experiments, seeds=seeds, folder=folder, progress=watcher)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        from energynets.compare.table import print_table
+
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        print_table(comparison, console)
+        report = comparison.folder / "report.html"
+        where = report if report.exists() else comparison.folder / "table.md"
+        console.print(f"\n{time.monotonic() - began:.0f} s; written: {where}", markup=False, soft_wrap=True)
+        if not report.exists():
+            console.print(
+                "No report.html: it needs matplotlib and jinja2, pip install 'energynets[report]'", markup=False
+            )
+    if comparison.failures:
+        for failure in comparison.failures:
+            typer.echo(f"energynets: failed: {failure}", err=True)
+        raise typer.Exit(1)
+
+
+def _name(configs: list[Path]) -> str:
+    """The folder that holds them all, or the only file's name."""
+    if len(configs) == 1:
+        return configs[0].stem
+    parents = {path.resolve().parent for path in configs}
+    if len(parents) > 1:
+        raise ConfigError("compare: the configurations come from several folders; say where to write with --folder")
+    return parents.pop().name
+
+
+class Watcher(CompareProgress):
+    """A comparison as it runs: a spinner with the latest epoch on a terminal, a line per run elsewhere."""
+
+    def __init__(self, monitor: str, *, quiet: bool) -> None:
+        self.monitor = monitor
+        self.console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
+        self._status: Any = self.console.status("", spinner="dots") if self.console.is_terminal else nullcontext()
+        self._where = ""
+        self._began = 0.0
+
+    def __enter__(self) -> Watcher:
+        self._status.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._status.__exit__(*error)
+
+    def cell(self, cell: Cell, number: int, cells: int) -> None:
+        """A run begins."""
+        self._where, self._began = f"[{number}/{cells}] {cell.name}", time.monotonic()
+        self._show(self._where)
+
+    def evaluation(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """A run has ended an epoch."""
+        self._show(f"{self._where}  {describe(line, self.monitor)}")
+
+    def finished(self, cell: Cell, result: Mapping[str, Any] | None, failure: str | None, kept: bool) -> None:
+        """A run has ended."""
+        if result is None:
+            text = f"failed: {failure}"
+        else:
+            metrics = result["metrics"].get("test") or result["metrics"].get("validation") or {}
+            names = {"precision@1": "P@1", "f1_example": "F1"}
+            text = "  ".join(f"{short} {100 * metrics[name]:.2f}" for name, short in names.items() if name in metrics)
+            text += "  (kept)" if kept else f"  {time.monotonic() - self._began:.0f} s"
+        self.console.print(f"{self._where}  {text}", markup=False)
+
+    def _show(self, text: str) -> None:
+        if hasattr(self._status, "update"):
+            # Square brackets would be read as markup.
+            self._status.update(text.replace("[", r"\["))

@@ -1,0 +1,62 @@
+"""`energynets config show|check|schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from energynets.cli.options import ConfigFile, Json, Overrides, print_json
+
+app = typer.Typer(help="Look at configurations.", rich_markup_mode=None)
+
+
+@app.command()
+def show(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print a configuration with every default written out.
+
+    Example: energynets config show configs/bibtex/spen.yaml --set seed=1
+    """
+    from energynets.config import Experiment
+
+    experiment = Experiment.load(config, overrides or [])
+    if as_json:
+        print_json(experiment.model_dump(mode="json"))
+    else:
+        typer.echo(experiment.to_yaml(), nl=False)
+
+
+@app.command()
+def check(
+    configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="YAML files.", show_default=False)],
+    overrides: Overrides = None,
+) -> None:
+    """Check configurations; the first mistake of each goes to stderr.
+
+    Example: energynets config check configs/bibtex/*.yaml
+    """
+    from energynets.config import Experiment
+    from energynets.errors import ConfigError
+
+    mistakes = 0
+    for path in configs:
+        try:
+            experiment = Experiment.load(path, overrides or [])
+        except ConfigError as error:
+            mistakes += 1
+            typer.echo(f"energynets: {error}", err=True)
+        else:
+            typer.echo(f"{path}: fine, {experiment.model.kind}, config hash {experiment.hash()}")
+    if mistakes:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of configuration files, for editors.
+
+    Example: energynets config schema > energynets.schema.json
+    """
+    from energynets.config import Experiment
+
+    print_json(Experiment.json_schema())

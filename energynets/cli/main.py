@@ -1,0 +1,128 @@
+"""Verbs, and how each ending is told: exit 0 done, 1 our failure, 2 the user's, 130 interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from energynets import __version__
+from energynets.cli import bench, compare, config, data, evaluate, memory, predict, train
+from energynets.errors import EnergyNetsError, InferenceError, TrainingError
+
+# Not in typer's public names; its parent of all usage errors, whichever click it stands on.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Train, compare and time energy networks for structured prediction: SPEN, ICNN, XML-CNN, Kim-CNN.",
+    epilog="A first look: energynets compare (a demonstration of a few minutes, without any download).",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
+app.command("memory")(memory.memory)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+app.command("bench")(bench.bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"energynets {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks (may stand anywhere).")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Args:
+        arguments: default `sys.argv[1:]`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"] or ["--help"]
+    try:
+        _invoke(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing to say, and nobody to flush to at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt as error:
+        return _say(str(error) or "interrupted; the same command with --resume continues a run", 130)
+    except EnergyNetsError as error:
+        if debug:
+            traceback.print_exc()
+        ours = isinstance(error, TrainingError | InferenceError)
+        return _say(str(error), 1 if ours else 2)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        return _say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+    except Exception as error:
+        if isinstance(error, typer.Exit):
+            return int(error.exit_code)
+        if isinstance(error, _UsageError):
+            return _say(_usage(error), 2)
+        return _failed(error, debug)
+    return 0
+
+
+def _invoke(arguments: list[str]) -> None:
+    command = typer.main.get_command(app)
+    # Not `command.main`: it turns Ctrl-C and closed pipes into endings of its own.
+    with command.make_context("energynets", arguments) as context:
+        command.invoke(context)
+
+
+def _usage(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    verb = context.command_path if context else "energynets"
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    return f"{verb}: {text.rstrip('.')} (see {verb} --help)"
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    where = "--debug prints the traceback"
+    if debug:
+        traceback.print_exc()
+        where = "the traceback is above"
+    else:
+        try:
+            name = f"energynets-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+            log = Path(tempfile.gettempdir()) / name
+            log.write_text(f"{' '.join(sys.argv)}\n\n{traceback.format_exc()}", encoding="utf-8")
+            where = f"the traceback is in {log}"
+        except OSError:
+            pass
+    return _say(f"failed, and not by your doing: {type(error).__name__}: {error}; {where}", 1)
+
+
+def _say(message: str, status: int) -> int:
+    prefix = "" if message.startswith("energynets") else "energynets: "
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{prefix}{line}\n")
+    return status

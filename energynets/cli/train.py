@@ -1,0 +1,42 @@
+"""`energynets train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from energynets.cli.options import ConfigFile, Json, Overrides, Quiet, metric_lines, print_json
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, if there is one.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train the model of a configuration, choose its threshold on validation, evaluate it on test.
+
+    Example: energynets train configs/bibtex/spen.yaml --set seed=1 --folder runs/spen-seed1
+    """
+    from energynets.config import Experiment
+
+    experiment = Experiment.load(config, overrides or [])
+    from energynets.cli.progress import Display
+    from energynets.training import train as run_training
+
+    folder = folder or Path("runs") / experiment.name
+    with Display(experiment.training.monitor, quiet=quiet) as display:
+        result = run_training(experiment, folder=folder, resume=resume, progress=display)  # type: ignore[arg-type]
+    if as_json:
+        print_json(result.to_dict())
+        return
+    split = "test" if "test" in result.metrics else "validation"
+    threshold = result.threshold
+    typer.echo(f"{result.name} ({result.kind}, seed {result.seed}) on {split}, threshold {threshold['value']:.4f}")
+    for line in metric_lines(result.metrics[split]):
+        typer.echo(f"  {line}")
+    typer.echo(f"{result.parameters:,} weights, trained in {result.train_seconds:.1f} s; the run is in {folder}")

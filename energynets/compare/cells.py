@@ -1,0 +1,165 @@
+"""One cell of a comparison: one experiment under one seed, trained in a process of its own.
+
+A process each keeps peak memory honest (the operating system counts it per process) and lets one cell fail alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import energynets
+from energynets.errors import ConfigError
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+
+_POLL_SECONDS = 0.2
+
+
+class CompareProgress:
+    """Listener of a comparison: override what you want to show."""
+
+    def cell(self, cell: Cell, number: int, cells: int) -> None:
+        """Cell `number` of `cells` (from 1) begins."""
+
+    def evaluation(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """A line of the cell's metrics.jsonl."""
+
+    def finished(self, cell: Cell, result: Mapping[str, Any] | None, failure: str | None, kept: bool) -> None:
+        """The cell has a result (`kept`: from an earlier session) or a failure."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An experiment, a seed, and the run folder they belong in."""
+
+    experiment: Experiment
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self.folder.name
+
+    def finished_result(self) -> dict[str, Any] | None:
+        """The row of a finished run of these settings and this seed; None where there is none yet.
+
+        Raises:
+            ConfigError: the folder holds a run of other settings.
+        """
+        path = self.folder / "result.json"
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: not the result of a run ({error}); remove the folder to run it again") from None
+        expected = {"config_hash": self.experiment.hash(), "seed": self.seed}
+        for key, value in expected.items():
+            if not isinstance(result, dict) or result.get(key) != value:
+                came = result.get(key) if isinstance(result, dict) else None
+                raise ConfigError(
+                    f"{self.folder}: holds a run of other settings ({key} {came}, expected {value}); "
+                    "choose another --folder, or remove this one"
+                )
+        return dict(result)
+
+    def command(self, config: Path) -> list[str]:
+        """The command line that runs the cell."""
+        command = [sys.executable, "-m", "energynets", "train", str(config), "--set", f"seed={self.seed}"]
+        return [*command, "--folder", str(self.folder), "--resume", "--quiet"]
+
+    def run(self, config: Path, progress: CompareProgress) -> tuple[dict[str, Any] | None, str | None]:
+        """Train, in a process of its own; gives the result, or why there is none.
+
+        Raises:
+            KeyboardInterrupt: asked to stop; the run has saved itself.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile() as errors:
+            status = self._wait(config, errors, progress)
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+        if status == 130:
+            raise KeyboardInterrupt
+        if status == 0 and (result := self.finished_result()) is not None:
+            return result, None
+        if status < 0:
+            name = signal.Signals(-status).name
+            return None, f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        return None, lines[-1].removeprefix("energynets: ") if lines else f"exit status {status} without a word"
+
+    def _wait(self, config: Path, errors: IO[bytes], progress: CompareProgress) -> int:
+        package = str(Path(energynets.__file__).resolve().parents[1])
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we pass it on once.
+        process = subprocess.Popen(
+            self.command(config),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        with _one_interrupt(process):
+            lines = _Follower(self.folder / "metrics.jsonl")
+            while process.poll() is None:
+                for line in lines.read():
+                    progress.evaluation(self, line)
+                time.sleep(_POLL_SECONDS)
+            for line in lines.read():
+                progress.evaluation(self, line)
+        return process.returncode
+
+
+@contextlib.contextmanager
+def _one_interrupt(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass an interruption on to the process, once, and wait until it has saved."""
+    try:
+        yield
+    except BaseException:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        raise
+
+
+class _Follower:
+    """Whole new lines of a JSON lines file that another process appends to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.position)
+                content = file.read()
+        except OSError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self.position += len(whole)
+        found = []
+        for line in whole.splitlines():
+            # A resumed run cuts its file back, so that we may read from the middle of a line.
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found

@@ -1,0 +1,338 @@
+"""Experiments times seeds -> rows with mean and spread, on the same documents under the same rules."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energynets.compare.cells import Cell, CompareProgress
+from energynets.errors import ConfigError
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+
+# Their result does not depend on the experiment's seed: run once.
+DETERMINISTIC = ("label_frequency", "linear", "neighbours", "bayes_optimal")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1) over seeds; `std` is None for one value."""
+
+    mean: float
+    std: float | None
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Of the values that there are; None without any."""
+        kept = tuple(float(v) for v in values if v is not None and math.isfinite(v))
+        if not kept:
+            return None
+        return cls(statistics.fmean(kept), statistics.stdev(kept) if len(kept) > 1 else None, kept)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment over its seeds.
+
+    Args:
+        name: of the experiment.
+        kind: of the model.
+        results: one result.json per finished seed.
+        curves: per finished seed, the lines of metrics.jsonl.
+        failures: seed -> why it has no result.
+        config: the resolved configuration, YAML.
+    """
+
+    name: str
+    kind: str
+    results: tuple[Mapping[str, Any], ...]
+    curves: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+    failures: Mapping[int, str] = field(default_factory=dict)
+    config: str = ""
+
+    @property
+    def learned(self) -> bool:
+        """Neither the floor (label frequency) nor the ceiling (Bayes-optimal)."""
+        return self.kind not in ("label_frequency", "bayes_optimal")
+
+    def metric(self, name: str, split: str = "test") -> Spread | None:
+        """A metric over seeds."""
+        return Spread.of(result["metrics"].get(split, {}).get(name) for result in self.results)
+
+    def quantity(self, name: str) -> Spread | None:
+        """Another number of result.json over seeds: train_seconds, inference_ms_per_document, ..."""
+        return Spread.of(result.get(name) for result in self.results)
+
+    @property
+    def threshold(self) -> Spread | None:
+        """The thresholds chosen on validation."""
+        return Spread.of(result["threshold"]["value"] for result in self.results)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Args:
+        name: of the comparison.
+        folder: where its runs and files are.
+        rows: floor first, ceiling last.
+        seeds: of the rows that depend on one.
+        data: the fingerprint all rows share (empty where every cell failed).
+        ks: of P@k and its like.
+        threshold_rule: what the threshold maximises on validation.
+        environment: where it ran, of the first run that says.
+        created: ISO time, UTC.
+    """
+
+    name: str
+    folder: Path
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    data: Mapping[str, Any]
+    ks: tuple[int, ...]
+    threshold_rule: str
+    environment: Mapping[str, Any]
+    created: str
+
+    @property
+    def failures(self) -> list[str]:
+        """`<row>-seed<k>: why`, for every cell without a result."""
+        return [f"{row.name}-seed{seed}: {why}" for row in self.rows for seed, why in row.failures.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As results.json."""
+        rows = []
+        for row in self.rows:
+            names = list(row.results[0]["metrics"]["test"]) if row.results else []
+            quantities = ("train_seconds", "inference_ms_per_document", "peak_memory_bytes", "parameters")
+            rows.append(
+                {
+                    "name": row.name,
+                    "kind": row.kind,
+                    "seeds": [result["seed"] for result in row.results],
+                    "test": {name: _plain(row.metric(name)) for name in names},
+                    "validation": {name: _plain(row.metric(name, "validation")) for name in names},
+                    **{name: _plain(row.quantity(name)) for name in quantities},
+                    "threshold": _plain(row.threshold),
+                    "failures": {str(seed): why for seed, why in row.failures.items()},
+                    "results": list(row.results),
+                }
+            )
+        return {
+            "name": self.name,
+            "created": self.created,
+            "seeds": list(self.seeds),
+            "data": dict(self.data),
+            "threshold_rule": self.threshold_rule,
+            "environment": dict(self.environment),
+            "rows": rows,
+        }
+
+
+def _plain(spread: Spread | None) -> dict[str, Any] | None:
+    return None if spread is None else asdict(spread)
+
+
+def compare(
+    experiments: Sequence[Experiment],
+    *,
+    seeds: int | Sequence[int] = 3,
+    folder: str | Path | None = None,
+    progress: CompareProgress | None = None,
+) -> Comparison:
+    """Train every experiment under every seed and put them in one table.
+
+    Finished runs in `folder` are kept, interrupted ones resumed. A run that fails leaves the others alone: its row says
+    why. Writes table.md, table.csv, results.json and, where matplotlib and jinja2 are installed, report.html.
+
+    Args:
+        experiments: with different names; the same documents, splits and evaluation.
+        seeds: how many (0, 1, ...), or which. Rows that do not depend on the seed run once.
+        folder: default comparisons/<first experiment's name>.
+        progress: listener.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        ConfigError: experiments that cannot be compared fairly, or a folder with other runs in it.
+
+    Example:
+        >>> from energynets import Experiment, compare  # doctest: +SKIP
+        >>> experiments = [Experiment.load(f"configs/bibtex/{name}.yaml") for name in ("linear", "spen")]
+        >>> compare(experiments, seeds=3, folder="comparisons/bibtex").rows[0].metric("precision@1").mean
+    """
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    _check_fair(experiments, chosen)
+    folder = Path(folder) if folder is not None else Path("comparisons") / experiments[0].name
+    progress = progress or CompareProgress()
+    cells = [
+        Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}")
+        for experiment in experiments
+        for seed in (chosen[:1] if experiment.model.kind in DETERMINISTIC else chosen)
+    ]
+    # Every folder is looked at before anything runs: a clash is told at once, not after hours.
+    kept = {cell.name: cell.finished_result() for cell in cells}
+    _check_same_documents(experiments)
+    results: dict[str, Mapping[str, Any]] = {}
+    failures: dict[str, str] = {}
+    for number, cell in enumerate(cells, start=1):
+        result, failure = kept[cell.name], None
+        progress.cell(cell, number, len(cells))
+        if result is None:
+            result, failure = cell.run(_write_config(cell.experiment, folder), progress)
+        if result is not None:
+            results[cell.name] = result
+            _check_fingerprints(results)
+        else:
+            failures[cell.name] = failure or "no result"
+        progress.finished(cell, result, failure, kept[cell.name] is not None)
+    comparison = _gather(experiments, cells, results, failures, chosen, folder)
+    from energynets.compare.files import write
+
+    write(comparison)
+    return comparison
+
+
+def _write_config(experiment: Experiment, folder: Path) -> Path:
+    path = folder / "configs" / f"{experiment.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(experiment.to_yaml(), encoding="utf-8")
+    return path
+
+
+def _gather(
+    experiments: Sequence[Experiment],
+    cells: Sequence[Cell],
+    results: Mapping[str, Mapping[str, Any]],
+    failures: Mapping[str, str],
+    seeds: tuple[int, ...],
+    folder: Path,
+) -> Comparison:
+    rows = []
+    for experiment in experiments:
+        own = [cell for cell in cells if cell.experiment is experiment]
+        done = [cell for cell in own if cell.name in results]
+        rows.append(
+            Row(
+                name=experiment.name,
+                kind=str(results[done[0].name]["kind"]) if done else experiment.model.kind,
+                results=tuple(results[cell.name] for cell in done),
+                curves=tuple(_read_lines(cell.folder / "metrics.jsonl") for cell in done),
+                failures={cell.seed: failures[cell.name] for cell in own if cell.name in failures},
+                config=experiment.to_yaml(),
+            )
+        )
+    first = next(iter(results.values()), {})
+    environments = (_read_json(cell.folder / "environment.json") for cell in cells)
+    return Comparison(
+        name=folder.name,
+        folder=folder,
+        rows=order_rows(rows),
+        seeds=seeds,
+        data=first.get("data", {}),
+        ks=experiments[0].evaluation.ks,
+        threshold_rule=experiments[0].evaluation.threshold_rule,
+        environment=next((found for found in environments if found), {}),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def order_rows(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Label frequency first, Bayes-optimal last, the others as given."""
+    place = {"label_frequency": -1, "bayes_optimal": 1}
+    return tuple(sorted(rows, key=lambda row: place.get(row.kind, 0)))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError):
+        return ()
+
+
+# -------------------------------------------------------------------------------------------------- what is fair
+
+
+def _check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> None:
+    if not experiments:
+        raise ConfigError("compare: no experiment given")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"compare: expected one or more different seeds, got {list(seeds)}")
+    names = [experiment.name for experiment in experiments]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"compare: {names.count(name)} experiments are called {name!r}; give each its own `name`")
+    first = experiments[0]
+    for experiment in experiments[1:]:
+        for key in ("ks", "propensity", "threshold_rule", "top"):
+            ours, theirs = getattr(experiment.evaluation, key), getattr(first.evaluation, key)
+            if ours != theirs:
+                raise ConfigError(
+                    f"compare: {experiment.name} is measured otherwise than {first.name}: "
+                    f"evaluation.{key} {ours}, not {theirs}"
+                )
+
+
+_SOURCE: tuple[str, ...] = (
+    "name",
+    "format",
+    "train",
+    "validation",
+    "test",
+    "labels",
+    "root",
+    "validation_share",
+    "test_share",
+)
+_SOURCE += ("split_seed", "max_documents")
+
+
+def _check_same_documents(experiments: Sequence[Experiment]) -> None:
+    """Where the data sections differ, read the data of each and compare fingerprints before anything is trained."""
+    sources: dict[str, Experiment] = {}
+    for experiment in experiments:
+        settings = experiment.data.model_dump(mode="json")
+        sources.setdefault(json.dumps([settings[key] for key in (*_SOURCE, "planted")]), experiment)
+    if len(sources) < 2:
+        return
+    from energynets.data.load import load_dataset
+
+    found: dict[str, Mapping[str, Any]] = {}
+    for experiment in sources.values():
+        data = experiment.data
+        planted = data.planted.model_dump() if data.planted else None
+        dataset = load_dataset(**{key: getattr(data, key) for key in _SOURCE}, planted=planted)
+        found[experiment.name] = {"data": asdict(dataset.fingerprint)}
+        _check_fingerprints(found)
+
+
+def _check_fingerprints(results: Mapping[str, Mapping[str, Any]]) -> None:
+    names = list(results)
+    first, last = results[names[0]]["data"], results[names[-1]]["data"]
+    if first["sha256"] != last["sha256"]:
+        raise ConfigError(
+            f"compare: {names[-1]} has other documents or splits than {names[0]}: "
+            f"sha256 {last['sha256'][:12]} ({_sizes(last)}), not {first['sha256'][:12]} ({_sizes(first)})"
+        )
+
+
+def _sizes(data: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{count:,} {split}" for split, count in data.get("sizes", {}).items())
+    return f"{data.get('name', '')}: {sizes}, {data.get('labels')} labels"

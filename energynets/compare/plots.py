@@ -1,0 +1,210 @@
+"""The plots of a report, as SVG that takes its colours and type from the page around it.
+
+Matplotlib draws with placeholder colours; they become CSS variables, so one drawing serves light and dark pages.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from energynets.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from energynets.compare.comparison import Comparison, Row
+
+NUM_COLORS = 8
+_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
+_SERIES = [f"#0404{number:02x}" for number in range(NUM_COLORS)]
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--rule"} | {
+    color: f"--series-{number}" for number, color in enumerate(_SERIES)
+}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _MUTED,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "normal",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "lines.linewidth": 1.6,
+    "text.color": _INK,
+}
+
+
+@contextmanager
+def _figure(
+    name: str, columns: int, width: float, height: float, rows: int = 1
+) -> Iterator[tuple[Any, Any, list[str]]]:
+    """A figure, its axes, and a list that gets the finished SVG."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "report", "report.html") from None
+    finished: list[str] = []
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        # Not pyplot: no window system, no state left behind.
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine("constrained", h_pad=0.12)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        yield figure, axes.ravel(), finished
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    finished.append(_inline(out.getvalue(), name))
+
+
+def _inline(svg: str, name: str) -> str:
+    """The drawing alone, its ids its own on the page, its colours the page's."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font: (?:[\w.]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg
+
+
+def colors(rows: Sequence[Row]) -> dict[str, str]:
+    """A series colour for each learned row, in order; floor and ceiling are drawn muted."""
+    learned = [row.name for row in rows if row.learned]
+    palette = {name: _SERIES[number % NUM_COLORS] for number, name in enumerate(learned)}
+    return {row.name: palette.get(row.name, _MUTED) for row in rows}
+
+
+def css_color(rows: Sequence[Row], name: str) -> str:
+    """The same colour as a page writes it."""
+    return f"var({_VARIABLES[colors(rows)[name]]})"
+
+
+def metric_bars(comparison: Comparison, metrics: Sequence[tuple[str, str]]) -> str:
+    """A panel for each metric (title, key): a bar for each row, whiskers of one standard deviation, seeds as dots.
+
+    The Bayes-optimal value, where there is one, is a dashed line across the panel.
+    """
+    rows = [row for row in comparison.rows if row.kind != "bayes_optimal"]
+    ceiling = next((row for row in comparison.rows if row.kind == "bayes_optimal"), None)
+    palette = colors(comparison.rows)
+    columns = min(2, len(metrics))
+    lines = -(-len(metrics) // columns)
+    with _figure("bars", columns, 9.2, lines * (0.95 + 0.29 * len(rows)), lines) as (_, axes, finished):
+        for axis in axes[len(metrics) :]:
+            axis.remove()
+        for number, (title, key) in enumerate(metrics):
+            axis = axes[number]
+            for place, row in enumerate(rows):
+                value = row.metric(key)
+                if value is None:
+                    axis.text(0.5, place, "failed", va="center", color=_MUTED)
+                    continue
+                axis.barh(place, 100 * value.mean, height=0.62, color=palette[row.name], alpha=0.8, linewidth=0)
+                if value.std is not None:
+                    axis.errorbar(100 * value.mean, place, xerr=100 * value.std, color=_INK, capsize=3, linewidth=1)
+                    seeds = [100 * v for v in value.values]
+                    axis.plot(seeds, [place] * len(seeds), "o", color=_INK, markersize=2.2, alpha=0.5)
+                place_right = {"transform": axis.get_yaxis_transform(), "va": "center", "ha": "right"}
+                axis.text(1.13, place, f"{100 * value.mean:.1f}", fontsize=9, **place_right)
+            best = ceiling.metric(key) if ceiling else None
+            if best is not None:
+                axis.axvline(100 * best.mean, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.1)
+                label = f"Bayes-optimal {100 * best.mean:.1f}"
+                axis.text(100 * best.mean, -0.62, label, ha="center", va="bottom", fontsize=8.5, color=_MUTED)
+            axis.set_title(title, pad=20 if best is not None else 6)
+            axis.set_yticks(range(len(rows)), [row.name for row in rows] if number % columns == 0 else [""] * len(rows))
+            axis.set_ylim(len(rows) - 0.5, -0.5)
+            largest = max(100 * v for row in comparison.rows if (spread := row.metric(key)) for v in spread.values)
+            axis.set_xlim(0, 1.04 * largest or 1)
+            axis.grid(axis="y", visible=False)
+            axis.spines["left"].set_visible(False)
+    return finished[0]
+
+
+def learning_curves(comparison: Comparison, monitor: str) -> str | None:
+    """Validation metric against epochs and against seconds: a thin line for each seed, a dot at each stage's end."""
+    rows = [row for row in comparison.rows if any(_curve(lines, monitor) for lines in row.curves)]
+    if not rows:
+        return None
+    palette = colors(comparison.rows)
+    scale = 1 if monitor == "loss" else 100
+    with _figure("curves", 2, 9.2, 3.6) as (figure, axes, finished):
+        for row in rows:
+            for number, lines in enumerate(row.curves):
+                points = _curve(lines, monitor)
+                values = [scale * point["value"] for point in points]
+                ends = [
+                    i
+                    for i, point in enumerate(points)
+                    if i + 1 == len(points) or points[i + 1]["stage"] != point["stage"]
+                ]
+                for axis, key in zip(axes, ("epoch", "seconds"), strict=True):
+                    places = [point[key] for point in points]
+                    label = row.name if number == 0 and axis is axes[0] else None
+                    axis.plot(places, values, color=palette[row.name], alpha=0.75, linewidth=1.2, label=label)
+                    marks = [places[i] for i in ends], [values[i] for i in ends]
+                    axis.plot(*marks, "o", color=palette[row.name], markersize=3)
+        axes[0].set_title(f"validation {monitor}" + (", times 100" if scale == 100 else ""))
+        axes[0].set_xlabel("epochs, all stages")
+        axes[0].xaxis.get_major_locator().set_params(integer=True)
+        axes[1].set_xlabel("training seconds")
+        figure.legend(loc="outside lower center", ncols=min(5, len(rows)))
+    return finished[0]
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = []
+    for line in lines:
+        value = (line.get("validation") or {}).get(monitor)
+        if value is not None:
+            point = {"epoch": len(points) + 1, "seconds": line.get("seconds") or 0.0, "stage": line.get("stage")}
+            points.append({**point, "value": value})
+    return points
+
+
+def inference_traces(comparison: Comparison) -> str | None:
+    """Energy above its last value, and gradient norm, against the step: the mean over validation and seeds."""
+    rows = [row for row in comparison.rows if _traces(row, "energy")]
+    if not rows:
+        return None
+    palette = colors(comparison.rows)
+    with _figure("traces", 2, 9.2, 3.4) as (figure, axes, finished):
+        for row in rows:
+            for axis, key in zip(axes, ("energy", "gradient_norm"), strict=True):
+                traces = _traces(row, key)
+                for trace in traces:
+                    axis.plot(trace, color=palette[row.name], alpha=0.3, linewidth=0.9)
+                mean = [statistics.fmean(values) for values in zip(*traces, strict=False)]
+                label = row.name if axis is axes[0] else None
+                axis.plot(mean, "o-", color=palette[row.name], markersize=3, label=label)
+        axes[0].set_title("energy E(y; x), mean over validation")
+        axes[1].set_title("gradient norm ‖dE/dy‖")
+        if all(value > 0 for row in rows for trace in _traces(row, "gradient_norm") for value in trace):
+            axes[1].set_yscale("log")
+        for axis in axes:
+            axis.set_xlabel("inference step")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(loc="outside lower center", ncols=min(5, len(rows)))
+    return finished[0]
+
+
+def _traces(row: Row, key: str) -> list[list[float]]:
+    found = [(result.get("trace") or {}).get(key) for result in row.results]
+    return [trace for trace in found if trace and all(value is not None for value in trace)]

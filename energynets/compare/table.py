@@ -1,0 +1,180 @@
+"""A comparison as a table: of the terminal, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from energynets.compare.comparison import Comparison, Row, Spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RULE = "one global threshold for each run, chosen on validation to maximise f1_example"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of the table.
+
+    Args:
+        title: over the column.
+        key: in CSV and results.
+        read: row -> spread.
+        scale: what values are multiplied by.
+        digits: after the point.
+        higher: whether more is better, less is, or neither (None).
+        terminal: how early the terminal's table keeps it (0 always); None leaves it to the files.
+    """
+
+    title: str
+    key: str
+    read: Callable[[Row], Spread | None]
+    scale: float = 1.0
+    digits: int = 2
+    higher: bool | None = True
+    terminal: int | None = None
+
+    def text(self, row: Row, *, spread: bool = True) -> str:
+        """`mean ± std`, `mean` where there is one value, `-` where there is none."""
+        value = self.read(row)
+        if value is None:
+            return "failed" if row.failures and not row.results else "-"
+        mean = f"{self.scale * value.mean:,.{self.digits}f}"
+        if not spread or self.cost:
+            return mean
+        return mean if value.std is None else f"{mean} ± {self.scale * value.std:.{self.digits}f}"
+
+    @property
+    def cost(self) -> bool:
+        """Not a quality: seconds, bytes, counts."""
+        return self.higher is None
+
+
+def _metric(title: str, name: str, terminal: int | None = None) -> Column:
+    return Column(title, name, lambda row: row.metric(name), scale=100, terminal=terminal)
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """The table's columns: 100x metrics on test, then what they cost."""
+    ks = comparison.ks
+    used = [k for k in ks if any(row.metric(f"precision@{k}") for row in comparison.rows)] or list(ks)
+    last = used[-1]
+    shown = [_metric(f"P@{k}", f"precision@{k}", 0 if k == used[0] else 1 if k == last else 4) for k in used]
+    shown += [_metric(f"nDCG@{k}", f"ndcg@{k}", 2 if k == last else None) for k in used if k > 1]
+    shown += [_metric(f"PSP@{k}", f"psp@{k}", 3 if k == last else None) for k in used]
+    shown += [_metric("F1", "f1_example", 0), _metric("F1 at 0.5", "f1_example_at_0.5", 1)]
+    shown += [_metric("micro F1", "f1_micro"), _metric("macro F1", "f1_macro")]
+
+    def quantity(title: str, key: str, scale: float, digits: int, terminal: int) -> Column:
+        return Column(title, key, lambda row: row.quantity(key), scale, digits, higher=None, terminal=terminal)
+
+    shown.append(quantity("train s", "train_seconds", 1, 1, 1))
+    shown.append(quantity("ms/doc", "inference_ms_per_document", 1, 3, 2))
+    shown.append(quantity("weights", "parameters", 1, 0, 2))
+    shown.append(quantity("peak MiB", "peak_memory_bytes", 1 / 2**20, 0, 3))
+    return shown
+
+
+def best(column: Column, rows: Sequence[Row]) -> Row | None:
+    """The learned row with the best mean; None where nothing is better or worse, or there is one row only."""
+    found = [(value.mean, row) for row in rows if row.learned and (value := column.read(row))]
+    if column.higher is None or len(found) < 2:
+        return None
+    return (max if column.higher else min)(found, key=lambda pair: pair[0])[1]
+
+
+def caption(comparison: Comparison) -> list[str]:
+    """What a reader of the table must know, a sentence each."""
+    data = comparison.data
+    sizes = ", ".join(f"{count:,} {split}" for split, count in data.get("sizes", {}).items())
+    seeds = ", ".join(map(str, comparison.seeds))
+    lines = []
+    if data:
+        lines.append(f"Data: {data['name']}, {sizes}, {data['labels']:,} labels; sha256 {data['sha256'][:12]}.")
+    spread = "mean ± sample standard deviation over" if len(comparison.seeds) > 1 else "of"
+    lines.append(f"Metrics on test, times 100, {spread} seed{'s' * (len(comparison.seeds) > 1)} {seeds}.")
+    once = [row.name for row in comparison.rows if len(row.results) == 1 and not row.failures]
+    if once and len(comparison.seeds) > 1:
+        lines.append(f"Run once, as no seed changes them: {', '.join(once)}.")
+    lines.append(f"F1 is f1_example under {RULE}; beside it the same at 0.5.")
+    if any(row.kind == "bayes_optimal" for row in comparison.rows):
+        lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
+    lines += [f"Failed: {failure}." for failure in comparison.failures]
+    return lines
+
+
+# --------------------------------------------------------------------------------------------------------- forms
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """table.md."""
+    shown = columns(comparison)
+    lines = [
+        "| model | " + " | ".join(column.title for column in shown) + " |",
+        "| :-- |" + " --: |" * len(shown),
+    ]
+    for row in comparison.rows:
+        lines.append(f"| {row.name} | " + " | ".join(column.text(row) for column in shown) + " |")
+    return (
+        f"# {comparison.name}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"{c}  " for c in caption(comparison)) + "\n"
+    )
+
+
+def to_csv(comparison: Comparison) -> str:
+    """table.csv: for each quantity its mean and its sample standard deviation, unrounded, metrics as fractions."""
+    shown = columns(comparison)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["model", "kind", "seeds"]
+    for column in shown:
+        header += [column.key] if column.cost else [column.key, f"{column.key}_std"]
+    writer.writerow([*header, "failures"])
+    for row in comparison.rows:
+        cells: list[object] = [row.name, row.kind, len(row.results)]
+        for column in shown:
+            value = column.read(row)
+            cells.append("" if value is None else repr(value.mean))
+            if not column.cost:
+                cells.append("" if value is None or value.std is None else repr(value.std))
+        writer.writerow([*cells, "; ".join(row.failures.values())])
+    return out.getvalue()
+
+
+def print_table(comparison: Comparison, console: Console) -> None:
+    """The terminal's table: as many columns as its width holds, and what a reader must know below it."""
+    shown = [column for column in columns(comparison) if column.terminal is not None]
+    while len(shown) > 3 and _width(comparison, shown) > console.width:
+        shown.remove(max(reversed(shown), key=lambda column: column.terminal or 0))
+    table = Table(box=SIMPLE_HEAD, header_style="", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for column in shown:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    for number, row in enumerate(comparison.rows):
+        following = comparison.rows[number + 1 : number + 2]
+        ends = row.kind == "label_frequency" or any(next_row.kind == "bayes_optimal" for next_row in following)
+        table.add_row(row.name, *(_aligned(comparison, column, row) for column in shown), end_section=ends)
+    console.print(table)
+    for line in caption(comparison):
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _aligned(comparison: Comparison, column: Column, row: Row) -> str:
+    """The cell's text, a value without spread above the means of those with one."""
+    text = column.text(row)
+    spreads = [found.partition(" ± ")[2] for found in map(column.text, comparison.rows)]
+    longest = max(map(len, spreads))
+    return text if " ± " in text or not longest else text + " " * (3 + longest)
+
+
+def _width(comparison: Comparison, shown: Sequence[Column]) -> int:
+    widths = [max(len(row.name) for row in comparison.rows)]
+    widths += [max(len(column.title), *(len(column.text(row)) for row in comparison.rows)) for column in shown]
+    return sum(widths) + 3 * len(widths)

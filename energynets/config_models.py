@@ -1,0 +1,203 @@
+"""The model section: feature networks, energies, solvers and what is built of them.
+
+A component's keys are the arguments of its class: `features: {kind: xml_cnn, num_filters: 128}` is
+`XMLCNN(num_filters=128)`. This module names components and builds nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A mapping of the YAML file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Above0 = Annotated[float, Field(gt=0)]
+From0 = Annotated[float, Field(ge=0)]
+
+# ------------------------------------------------------------------------------------------------------ features
+
+
+class BagOfWordsConfig(Section):
+    """Sparse rows through dense hidden layers."""
+
+    kind: Literal["bag_of_words"] = "bag_of_words"
+    hidden: tuple[Positive, ...] = Field(default=(512,), description="units of each hidden layer; the last is F")
+    activation: Literal["relu", "softplus", "tanh"] = Field(default="relu", description="of the hidden layers")
+    input_dropout: Share = Field(default=0.1, description="share of input values dropped")
+    dropout: Share = Field(default=0.5, description="share of hidden units dropped")
+    bias: bool = Field(default=True, description="of the hidden layers")
+
+
+class KimCNNConfig(Section):
+    """Filters over words, the maximum of each over the document (Kim 2014)."""
+
+    kind: Literal["kim_cnn"] = "kim_cnn"
+    embedding_dim: Positive = Field(default=300, description="numbers a word")
+    windows: tuple[Positive, ...] = Field(
+        default=(3, 4, 5), min_length=1, description="widths of the filters, in words"
+    )
+    num_filters: Positive = Field(default=100, description="filters of each window")
+    embedding_dropout: Share = Field(default=0.2, description="share of embedding values dropped")
+    dropout: Share = Field(default=0.5, description="share of pooled values dropped")
+    bias: bool = Field(default=True, description="of the filters")
+
+
+class XMLCNNConfig(Section):
+    """Filters over words, dynamic max pooling and a bottleneck layer (Liu et al. 2017)."""
+
+    kind: Literal["xml_cnn"] = "xml_cnn"
+    embedding_dim: Positive = Field(default=300, description="numbers a word")
+    windows: tuple[Positive, ...] = Field(default=(2, 4, 8), min_length=1, description="widths of the filters")
+    num_filters: Positive = Field(default=128, description="filters of each window")
+    pooling_chunks: Positive = Field(
+        default=8, description="p: chunks of the pooling, cut over each document's own length"
+    )
+    hidden: Positive = Field(default=512, description="units of the bottleneck layer, F")
+    conv_axis: Literal["words", "embedding"] = Field(
+        default="words", description="words: as in the paper; embedding: as in the released code"
+    )
+    max_tokens: Positive = Field(default=500, description="S, the positions of conv_axis embedding")
+    stride: Positive = Field(default=2, description="stride of conv_axis embedding")
+    embedding_dropout: Share = Field(default=0.2, description="share of embedding values dropped")
+    dropout: Share = Field(default=0.4, description="share of bottleneck units dropped")
+    bias: bool = Field(default=True, description="of the filters and the bottleneck")
+
+
+Features = Annotated[BagOfWordsConfig | KimCNNConfig | XMLCNNConfig, Field(discriminator="kind")]
+
+# --------------------------------------------------------------------------------------------- energies, solvers
+
+
+class SPENConfig(Section):
+    """h is any smooth network of the measurements (Belanger & McCallum 2016)."""
+
+    kind: Literal["spen"] = "spen"
+    num_measurements: Positive = Field(default=16, description="K")
+    hidden: tuple[Positive, ...] = Field(
+        default=(), description="further layers of the head h; none is the paper's <c2, softplus(m)>"
+    )
+    condition_measurements: bool = Field(default=False, description="add f C^T to the measurements")
+    tau: Above0 = Field(default=1.0, description="weight of the entropy")
+    learn_tau: bool = Field(default=False, description="train tau with the energy")
+    dropout: Share = Field(default=0.0, description="of the measurements; one mask for all steps")
+    bias: bool = Field(default=True, description="of the unary logits")
+
+
+class ICNNConfig(Section):
+    """h is input-convex, so the energy is convex in y (Amos, Xu & Kolter 2017)."""
+
+    kind: Literal["icnn"] = "icnn"
+    hidden: tuple[Positive, ...] = Field(
+        default=(16, 16), min_length=2, description="widths of the convex layers, two or more; K is their sum"
+    )
+    gate: bool = Field(default=False, description="the partially convex gate y * (W f + b)")
+    condition_measurements: bool = Field(default=False, description="add f C^T to the measurements")
+    nonnegativity: Literal["projection", "reparametrization"] = Field(
+        default="projection", description="how the hidden-to-hidden weights stay non-negative"
+    )
+    tau: Above0 = Field(default=1.0, description="weight of the entropy")
+    learn_tau: bool = Field(default=False, description="train tau with the energy")
+    dropout: Share = Field(default=0.0, description="of the measurements; one mask for all steps")
+    bias: bool = Field(default=True, description="of the unary logits")
+
+
+EnergyConfig = Annotated[SPENConfig | ICNNConfig, Field(discriminator="kind")]
+
+
+class _Solver(Section):
+    steps: int = Field(default=10, ge=0, description="T")
+    step_size: Above0 | tuple[Above0, ...] = Field(default=1.0, description="eta: one number, or a list of T")
+    momentum: Share = Field(default=0.0, description="share of the last step kept in the next")
+    learn_step_sizes: bool = Field(default=False, description="train the step sizes with the energy")
+    initial: Literal["unary", "uniform"] = Field(default="unary", description="z_0: the unary logits, or 0")
+
+    @model_validator(mode="after")
+    def _one_size_a_step(self) -> Self:
+        if isinstance(self.step_size, tuple) and len(self.step_size) != self.steps:
+            raise ValueError(f"step_size: expected one number or {self.steps}, one a step, got {len(self.step_size)}")
+        return self
+
+
+class MirrorDescentConfig(_Solver):
+    """Entropic mirror descent: z <- (1 - eta tau) z + eta (phi - s A)."""
+
+    kind: Literal["mirror_descent"] = "mirror_descent"
+
+
+class GradientDescentConfig(_Solver):
+    """Gradient descent on the logits, through the sigmoid."""
+
+    kind: Literal["gradient_descent"] = "gradient_descent"
+
+
+class ProjectedGradientConfig(_Solver):
+    """Gradient descent on y, clipped to the box."""
+
+    kind: Literal["projected_gradient"] = "projected_gradient"
+    step_size: Above0 | tuple[Above0, ...] = Field(default=0.02, description="eta: one number, or a list of T")
+    margin: float = Field(default=0.02, gt=0, lt=0.5, description="distance of y from 0 and 1")
+
+
+SolverConfig = Annotated[
+    MirrorDescentConfig | GradientDescentConfig | ProjectedGradientConfig, Field(discriminator="kind")
+]
+
+# -------------------------------------------------------------------------------------------------------- models
+
+
+class ClassifierModel(Section):
+    """logits = f U^T + u0: XML-CNN, Kim-CNN or bag of words with its own output layer."""
+
+    kind: Literal["classifier"] = "classifier"
+    features: Features = Field(description="x -> f")
+    bias: bool = Field(default=True, description="of the output layer")
+
+
+class EnergyModel(Section):
+    """logits = argmin of an energy, by T unrolled steps."""
+
+    kind: Literal["energy_network"] = "energy_network"
+    features: Features = Field(description="x -> f, computed once per x")
+    energy: EnergyConfig = Field(description="(f, y) -> E")
+    solver: SolverConfig = Field(default=MirrorDescentConfig(), description="E -> y")
+
+
+class LinearModel(Section):
+    """One-vs-rest linear classifiers (scikit-learn), over tf-idf where the inputs are token sequences."""
+
+    kind: Literal["linear"] = "linear"
+    loss: Literal["logistic", "hinge"] = Field(default="logistic", description="of each classifier")
+    C: Above0 = Field(default=1.0, description="inverse of the L2 penalty")
+
+
+class NeighboursModel(Section):
+    """k nearest training documents by cosine (scikit-learn), labels weighted by similarity."""
+
+    kind: Literal["neighbours"] = "neighbours"
+    num_neighbours: Positive = Field(default=20, description="k")
+
+
+class FrequencyModel(Section):
+    """Every document gets the training label frequencies: what knowing nothing of x scores."""
+
+    kind: Literal["label_frequency"] = "label_frequency"
+
+
+class BayesModel(Section):
+    """The exact posterior of planted data: what no model can beat on average."""
+
+    kind: Literal["bayes_optimal"] = "bayes_optimal"
+
+
+Model = Annotated[
+    ClassifierModel | EnergyModel | LinearModel | NeighboursModel | FrequencyModel | BayesModel,
+    Field(discriminator="kind"),
+]

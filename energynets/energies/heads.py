@@ -1,0 +1,119 @@
+"""The small networks h on K measurements, with their gradients s = dh/dm in closed form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from energynets.errors import ConfigError
+
+
+class SoftplusHead(nn.Module):
+    """h(m) = <c, v_n>, v_1 = softplus(m), v_{i+1} = softplus(W_i v_i + b_i).
+
+    With no hidden layer it is <c, softplus(m)>, the global energy of a SPEN.
+
+    Args:
+        num_measurements: K.
+        hidden: widths of the layers after the first.
+
+    Source: Belanger & McCallum (2016), equation 4.
+    """
+
+    def __init__(self, num_measurements: int, hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        widths = [num_measurements, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        # h starts small, so that the energy network starts as its own unary classifier, but not at 0,
+        # where A would have no gradient.
+        self.output = nn.Parameter(torch.randn(widths[-1]) * 0.1 / widths[-1] ** 0.5)
+
+    def forward(self, measurements: Tensor) -> Tensor:
+        """m (..., K) -> h (...)."""
+        activation = functional.softplus(measurements)
+        for layer in self.layers:
+            activation = functional.softplus(layer(activation))
+        return activation @ self.output
+
+    def gradient(self, measurements: Tensor) -> Tensor:
+        """m (..., K) -> dh/dm (..., K)."""
+        pre_activations = [measurements]
+        for layer in self.layers:
+            pre_activations.append(layer(functional.softplus(pre_activations[-1])))
+        slope = torch.sigmoid(pre_activations[-1]) * self.output
+        for layer, pre_activation in zip(reversed(self.layers), reversed(pre_activations[:-1]), strict=True):
+            assert isinstance(layer, nn.Linear)
+            slope = (slope @ layer.weight) * torch.sigmoid(pre_activation)
+        return slope
+
+
+class ConvexHead(nn.Module):
+    """h(m) = <w, v_n>, v_1 = softplus(m_1), v_{i+1} = softplus(W_i v_i + m_{i+1}), all W_i, w >= 0.
+
+    Convex and non-decreasing in every v, affine in m, hence convex in m, hence in y (m is linear in y, and may be so
+    with weights of any sign: the composition of a convex function with a linear map is convex). m_i is the layer's own
+    slice of the measurements, the passthrough from y that keeps the network expressive.
+
+    Args:
+        hidden: width of each layer; K is their sum.
+        nonnegativity: `projection` clips the weights at 0 after each optimiser step (`project`);
+            `reparametrization` stores rho with W = softplus(rho).
+
+    Raises:
+        ConfigError: fewer than two layers, or an unknown way.
+
+    Source: Amos, Xu & Kolter, Input Convex Neural Networks (2017), equation 2 and proposition 1.
+    """
+
+    def __init__(self, hidden: Sequence[int], nonnegativity: str = "projection") -> None:
+        super().__init__()
+        if len(hidden) < 2:
+            raise ConfigError(f"hidden: expected two or more convex layers, got {tuple(hidden)}")
+        if nonnegativity not in ("projection", "reparametrization"):
+            raise ConfigError(f"nonnegativity: expected 'projection' or 'reparametrization', got {nonnegativity!r}")
+        self.widths = tuple(hidden)
+        self.nonnegativity = nonnegativity
+        # |N(0, 1)| / fan-in: a non-negative layer adds up means, so the usual 1 / sqrt(fan-in) would grow with width.
+        hidden_weights = [torch.randn(b, a).abs() / a for a, b in itertools.pairwise(hidden)]
+        output = torch.randn(hidden[-1]).abs() * 0.1 / hidden[-1] ** 0.5
+        store = (lambda w: w) if nonnegativity == "projection" else _inverse_softplus
+        self.hidden_weights = nn.ParameterList(store(w) for w in hidden_weights)
+        self.output = nn.Parameter(store(output))
+
+    def _nonnegative(self, weight: Tensor) -> Tensor:
+        return weight if self.nonnegativity == "projection" else functional.softplus(weight)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clip the weights at 0 (nothing to do under reparametrisation)."""
+        if self.nonnegativity == "projection":
+            for weight in (*self.hidden_weights, self.output):
+                weight.clamp_(min=0)
+
+    def _pre_activations(self, measurements: Tensor) -> list[Tensor]:
+        first, *passthrough = measurements.split(self.widths, dim=-1)
+        pre_activations = [first]
+        for weight, own in zip(self.hidden_weights, passthrough, strict=True):
+            activation = functional.softplus(pre_activations[-1])
+            pre_activations.append(own + functional.linear(activation, self._nonnegative(weight)))
+        return pre_activations
+
+    def forward(self, measurements: Tensor) -> Tensor:
+        """m (..., K) -> h (...)."""
+        return functional.softplus(self._pre_activations(measurements)[-1]) @ self._nonnegative(self.output)
+
+    def gradient(self, measurements: Tensor) -> Tensor:
+        """m (..., K) -> dh/dm (..., K)."""
+        pre_activations = self._pre_activations(measurements)
+        slopes = [torch.sigmoid(pre_activations[-1]) * self._nonnegative(self.output)]
+        for weight, pre_activation in zip(reversed(self.hidden_weights), reversed(pre_activations[:-1]), strict=True):
+            slopes.append((slopes[-1] @ self._nonnegative(weight)) * torch.sigmoid(pre_activation))
+        return torch.cat(slopes[::-1], dim=-1)
+
+
+def _inverse_softplus(value: Tensor) -> Tensor:
+    return value.clamp(min=1e-6).expm1().log()

@@ -1,0 +1,150 @@
+"""Energies that touch y only through linear measurements: the one idea of this package."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from energynets.energies.energy import Energy
+from energynets.errors import ShapeError
+
+
+class MeasuredContext(NamedTuple):
+    """What a measured energy keeps of x.
+
+    Args:
+        unary: phi (B, L).
+        offset: what measurements add that y has no part in, (B, K) or (K,).
+        gates: per layer g_i (B, L), or none.
+        mask: (B, K) dropout of the measurements, the same for all T steps, or None.
+    """
+
+    unary: Tensor
+    offset: Tensor
+    gates: tuple[Tensor, ...]
+    mask: Tensor | None
+
+
+class MeasuredEnergy(Energy):
+    """E(y; x) = -<phi, y> + h(m) - tau H(y), m = y A^T (+ f C^T) + a0, phi = f U^T + u0.
+
+    The gradient is closed form, dE/dy = -phi + s A + tau z with s = dh/dm: two products with A a step, and everything
+    nonlinear on K numbers. With h = 0 and tau = 1 the minimiser is sigmoid(phi), the plain classifier.
+
+    Args:
+        num_features: F.
+        num_labels: L.
+        num_measurements: K.
+        head: the small network h, (..., K) -> (...). Its `gradient(m)`, where it has one, is dh/dm; else
+            `torch.func.grad` is used.
+        condition_measurements: whether measurements see the features (C).
+        gate_widths: with widths (k_1, ..., k_n) adding up to K, slice i measures y * (W_i f + b_i) instead of y.
+        tau: weight of the entropy, > 0.
+        learn_tau: train tau.
+        dropout: share of measurements dropped in training, one mask for all T steps.
+        bias: whether phi has u0.
+
+    Source: the partially convex gate is Amos, Xu & Kolter (2017), equation 3.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_labels: int,
+        num_measurements: int,
+        head: nn.Module,
+        *,
+        condition_measurements: bool = False,
+        gate_widths: tuple[int, ...] = (),
+        tau: float = 1.0,
+        learn_tau: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_labels, tau=tau, learn_tau=learn_tau)
+        self.num_features = num_features
+        self.num_measurements = num_measurements
+        self.head = head
+        self.dropout = dropout
+        self.unary = nn.Linear(num_features, num_labels, bias=bias)
+        # Documents have few labels: m is a sum of few entries of A, and entries of 1 / sqrt(K) would leave h linear.
+        self.measure = nn.Parameter(torch.randn(num_measurements, num_labels) * 0.3)
+        self.offset = nn.Parameter(torch.zeros(num_measurements))
+        self.condition_weight = (
+            nn.Parameter(torch.zeros(num_measurements, num_features)) if condition_measurements else None
+        )
+        self.gate_widths = gate_widths
+        self.gates = nn.ModuleList(nn.Linear(num_features, num_labels) for _ in gate_widths)
+        for gate in self.gates:
+            assert isinstance(gate, nn.Linear)
+            # g = 1 + small: a gated network starts as the ungated one.
+            nn.init.normal_(gate.weight, std=0.1 / num_features**0.5)
+            nn.init.ones_(gate.bias)
+
+    def condition(self, features: Tensor) -> MeasuredContext:
+        """features (B, F) -> phi, the measurements' offset, gates and dropout mask.
+
+        Raises:
+            ShapeError: features of another width.
+        """
+        if features.ndim != 2 or features.shape[1] != self.num_features:
+            raise ShapeError(f"energy: expected features (B, {self.num_features}), got {tuple(features.shape)}")
+        offset: Tensor = self.offset
+        if self.condition_weight is not None:
+            offset = functional.linear(features, self.condition_weight, self.offset)
+        mask = None
+        if self.training and self.dropout > 0:
+            keep = torch.full((len(features), self.num_measurements), 1 - self.dropout, device=features.device)
+            mask = (torch.bernoulli(keep) / (1 - self.dropout)).to(features.dtype)
+        return MeasuredContext(self.unary(features), offset, tuple(gate(features) for gate in self.gates), mask)
+
+    def initial_logits(self, context: MeasuredContext) -> Tensor:
+        """phi: inference starts at the classifier's answer."""
+        return context.unary
+
+    def measurements(self, y: Tensor, context: MeasuredContext) -> Tensor:
+        """m = y A^T + offset, masked: (B, L) -> (B, K)."""
+        if context.gates:
+            slices = zip(context.gates, self.measure.split(self.gate_widths), strict=True)
+            m = torch.cat([functional.linear(y * gate, rows) for gate, rows in slices], dim=-1) + context.offset
+        else:
+            m = torch.addmm(context.offset, y, self.measure.T)
+        return m if context.mask is None else m * context.mask
+
+    def _adjoint(self, slope: Tensor, context: MeasuredContext) -> Tensor:
+        """-phi + s A: what the measurements' slopes s (B, K) mean for y, (B, L)."""
+        if context.mask is not None:
+            slope = slope * context.mask
+        if not context.gates:
+            return torch.addmm(context.unary, slope, self.measure, beta=-1)
+        parts = zip(
+            context.gates, slope.split(self.gate_widths, dim=-1), self.measure.split(self.gate_widths), strict=True
+        )
+        gradient = -context.unary
+        for gate, part, rows in parts:
+            gradient = gradient + gate * (part @ rows)
+        return gradient
+
+    def slope(self, measurements: Tensor) -> Tensor:
+        """s = dh/dm: (B, K) -> (B, K)."""
+        closed_form = getattr(self.head, "gradient", None)
+        if closed_form is not None:
+            return closed_form(measurements)
+        return torch.func.grad(lambda m: self.head(m).sum())(measurements)
+
+    def potential(self, y: Tensor, context: MeasuredContext) -> Tensor:
+        """-<phi, y> + h(m): (B, L) -> (B,)."""
+        return self.head(self.measurements(y, context)) - (context.unary * y).sum(-1)
+
+    def gradient(self, y: Tensor, context: MeasuredContext) -> Tensor:
+        """-phi + s A: (B, L) -> (B, L), closed form."""
+        return self._adjoint(self.slope(self.measurements(y, context)), context)
+
+    def project(self) -> None:
+        """Bring the head's weights back into their set, where it has one (ICNN)."""
+        project = getattr(self.head, "project", None)
+        if callable(project):
+            project()

@@ -1,0 +1,77 @@
+"""Kim-CNN: convolutions over words, max over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from energynets.data.batches import SparseBatch, TokenBatch
+from energynets.features.embedding import WordEmbedding, pack
+from energynets.features.network import FeatureNetwork, expect_tokens
+from energynets.features.word_convolution import WordConvolution
+
+
+class KimCNN(FeatureNetwork):
+    """f = dropout of each filter's largest value over a document, for every window.
+
+        f = [ relu(max_t (W * e)_t + b) for each window ]
+
+    Args:
+        vocabulary_size: V; id 0 is padding.
+        embedding_dim: D.
+        windows: words that a filter sees, one set of filters for each.
+        num_filters: filters of each window.
+        embedding_dropout: of the entries of word vectors; one mask for a word in a whole batch.
+        dropout: of the features.
+        bias: whether filters have one.
+        vectors: (V, D) initial word vectors; rows of NaN are drawn at random at the scale of the others.
+
+    A document shorter than the widest window is padded up to it with the zero vector of id 0; an empty document is
+    all padding. Features do not depend on the batch a document comes in.
+
+    Source: Kim, "Convolutional neural networks for sentence classification", EMNLP 2014.
+    """
+
+    input_kind = "tokens"
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        *,
+        embedding_dim: int = 300,
+        windows: Sequence[int] = (3, 4, 5),
+        num_filters: int = 100,
+        embedding_dropout: float = 0.2,
+        dropout: float = 0.5,
+        bias: bool = True,
+        vectors: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding = WordEmbedding(vocabulary_size, embedding_dim, dropout=embedding_dropout, vectors=vectors)
+        self.convolutions = nn.ModuleList(
+            WordConvolution(embedding_dim, num_filters, window, bias=bias) for window in windows
+        )
+        self.widest = max(windows)
+        self.dropout = dropout
+        self._num_features = num_filters * len(windows)
+
+    @property
+    def num_features(self) -> int:
+        return self._num_features
+
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout}"
+
+    def forward(self, inputs: SparseBatch | TokenBatch) -> Tensor:
+        """(B, S) tokens -> (B, F).
+
+        Raises:
+            ConfigError: the input is not token sequences.
+        """
+        packed = pack(expect_tokens(self, inputs), shortest=self.widest)
+        vectors_UD = self.embedding(packed.words)
+        features_BF = torch.cat([convolution(vectors_UD, packed)[:, 0] for convolution in self.convolutions], 1)
+        return F.dropout(F.relu(features_BF), self.dropout, self.training)

@@ -1,0 +1,246 @@
+"""What a model needs in memory, from its configuration alone: nothing of its size is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from energynets.errors import ConfigError
+from energynets.models import EnergyNetwork
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+    from energynets.training.build import Sizes
+
+# Numbers that an optimiser keeps of each weight; torch's sgd keeps one where it has momentum.
+_STATE_NUMBERS = {"adam": 2, "adamw": 2}
+# First part of a weight's name within its feature network -> what tables call it; others keep their name.
+_PARTS = {"first": "hidden layers", "rest": "hidden layers"}
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What one stage keeps besides the weights, in bytes.
+
+    Args:
+        name: of the stage.
+        gradients: of the weights it trains.
+        optimizer: its state.
+        unroll: what the T steps of inference keep for the backward pass, of one batch.
+    """
+
+    name: str
+    gradients: int
+    optimizer: int
+    unroll: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Weights by component, and bytes by purpose.
+
+    Args:
+        components: (name, number of weights), in the order of the network.
+        weights: bytes of all weights.
+        stages: per training stage.
+        batch_size: of the unroll.
+        steps: T, 0 for a classifier.
+    """
+
+    components: tuple[tuple[str, int], ...]
+    weights: int
+    stages: tuple[StageMemory, ...]
+    batch_size: int
+    steps: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(count for _, count in self.components)
+
+    @property
+    def largest(self) -> StageMemory:
+        """The stage that needs most."""
+        return max(self.stages, key=lambda stage: stage.gradients + stage.optimizer + stage.unroll)
+
+    @property
+    def total(self) -> int:
+        """Bytes of the largest stage: weights and the copy of the best ones, gradients, optimiser, unroll."""
+        stage = self.largest
+        return 2 * self.weights + stage.gradients + stage.optimizer + stage.unroll
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "parameters": self.parameters,
+            "components": dict(self.components),
+            "weights_bytes": self.weights,
+            "stages": [asdict(stage) for stage in self.stages],
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "total_bytes": self.total,
+        }
+
+
+def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
+    """Memory of training an experiment on data of these sizes.
+
+    The model is built on torch's meta device, where tensors have shapes and no storage, and one unrolled inference is
+    run there to see what autograd would keep. Activations of the feature network are left out: they depend on the
+    documents' lengths.
+
+    Args:
+        experiment: of a classifier or an energy network.
+        sizes: D or V, L, and whether the inputs are tokens.
+
+    Returns:
+        A `Memory`.
+
+    Raises:
+        ConfigError: the model is a baseline, without weights to count beforehand.
+    """
+    from energynets.training.build import build_model
+
+    if not experiment.stages:
+        raise ConfigError(f"memory: model.kind {experiment.model.kind} has no weights before it has seen the data")
+    with torch.device("meta"):
+        model = build_model(experiment, sizes)
+    weights = {id(parameter): parameter for parameter in model.parameters()}
+    batch_size = experiment.training.batch_size
+    unroll = unroll_bytes(model, batch_size) if isinstance(model, EnergyNetwork) else 0
+    groups = model.parameter_groups()
+    stages = []
+    for stage in experiment.stages:
+        trained = _bytes({id(p): p for group in stage.trains for p in groups.get(group, ())}.values())
+        kept = _STATE_NUMBERS.get(stage.optimizer.kind, 1 if stage.optimizer.momentum else 0)
+        unrolled = unroll if "energy" in stage.trains else 0
+        stages.append(StageMemory(stage.name, trained, kept * trained, unrolled))
+    steps = model.solver.steps if isinstance(model, EnergyNetwork) else 0
+    return Memory(tuple(_components(model).items()), _bytes(weights.values()), tuple(stages), batch_size, steps)
+
+
+def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
+    """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out."""
+    device = next(model.parameters()).device
+    width: int = model.features.num_features  # type: ignore[assignment]
+    features = torch.empty(batch_size, width, device=device)
+    known = {_storage(tensor) for tensor in (*model.parameters(), features)}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in known:
+            kept[_storage(tensor)] = tensor
+        return tensor
+
+    solve: Callable[..., Tensor] = model.solver.solve
+    condition: Callable[[Tensor], object] = model.energy.condition
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # The result is held until the count is taken: a freed storage could lend its identity to another.
+        result = solve(model.energy, condition(features))
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del result
+    return total
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _components(model: nn.Module) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        room, part = (*name.split("."), "")[:2]
+        if room == "features":
+            component = _PARTS.get(part, part)
+        elif "unary" in (room, part):
+            component = "output"
+        else:
+            component = {"solver": "step sizes"}.get(room, room)
+        counts[component] = counts.get(component, 0) + parameter.numel()
+    # The output follows the features it reads, whatever order the modules are held in.
+    return dict(sorted(counts.items(), key=lambda item: item[0] in ("energy", "step sizes")))
+
+
+# -------------------------------------------------------------------------------------------------------- sizes
+
+
+def sizes_of(experiment: Experiment, *, inputs: int | None = None, labels: int | None = None) -> Sizes:
+    """Sizes of the data: those given, what the configuration or the catalogue says, else read from the data.
+
+    Args:
+        experiment: its data section.
+        inputs: D or V, where known better.
+        labels: L, where known better.
+    """
+    from energynets.training.build import Sizes, build_dataset, prepared_documents
+
+    data = experiment.data
+    features = getattr(experiment.model, "features", None)
+    tokens = features is not None and features.kind != "bag_of_words"
+    known_inputs, known_labels = _known(experiment, tokens)
+    inputs, labels = inputs or known_inputs, labels or known_labels
+    if inputs is None or labels is None:
+        read = Sizes.of(prepared_documents(experiment, build_dataset(experiment)))
+        return Sizes(inputs or read.inputs, labels or read.labels, read.tokens)
+    if data.planted is not None:
+        tokens = data.inputs in ("auto", "tokens")
+    return Sizes(inputs, labels, tokens)
+
+
+def _known(experiment: Experiment, tokens: bool) -> tuple[int | None, int | None]:
+    data = experiment.data
+    if data.planted is not None:
+        return data.planted.vocabulary_size, data.planted.num_labels
+    if data.format is not None:
+        return None, None
+    from energynets.data.catalogue import CATALOGUE
+
+    entry: Any = CATALOGUE.get(data.name) if data.name else None
+    if entry is None:
+        return None, None
+    # A vocabulary is cut from the training text: its size is at most what the configuration allows.
+    return (data.text.vocabulary_size if tokens else getattr(entry, "inputs", None)), getattr(entry, "labels", None)
+
+
+# ------------------------------------------------------------------------------------------------------ printing
+
+
+def count_text(count: int) -> str:
+    """9000000 -> '9.00 M', 224000 -> '224 K'."""
+    for unit, size, digits in (("G", 10**9, 2), ("M", 10**6, 2), ("K", 10**3, 0)):
+        if count >= size:
+            return f"{count / size:.{digits}f} {unit}"
+    return str(count)
+
+
+def bytes_text(count: int) -> str:
+    """1434221824 -> '1.34 GiB'."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def report_lines(memory: Memory) -> list[str]:
+    """The estimate as aligned text."""
+    lines = [f"{name:<16}{count_text(count):>10}  ({count:,})" for name, count in memory.components]
+    lines.append(f"{'total':<16}{count_text(memory.parameters):>10}  ({memory.parameters:,})")
+    stage = memory.largest
+    rows = [
+        ("weights", memory.weights, "float32"),
+        ("best weights", memory.weights, "the copy that validation picked"),
+        ("gradients", stage.gradients, f"stage {stage.name}"),
+        ("optimiser", stage.optimizer, f"stage {stage.name}"),
+    ]
+    if memory.steps:
+        rows.append(("unroll", stage.unroll, f"{memory.steps} steps, batch {memory.batch_size}"))
+    rows.append(("training", memory.total, "and the activations of the feature network"))
+    return [*lines, "", *(f"{name:<16}{bytes_text(count):>10}  {note}" for name, count, note in rows)]

@@ -1,0 +1,127 @@
+"""Everything that predicts is a module x -> logits (B, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from energynets.data.batches import BatchInputs, CachedFeatures
+from energynets.energies import Energy
+from energynets.errors import ConfigError
+from energynets.inference import InferenceResult, MirrorDescent, NoGradient, Solver, Unroll, infer
+
+
+class _Model(nn.Module):
+    """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`."""
+
+    features: nn.Module
+
+    def compute_features(self, inputs: BatchInputs) -> Tensor:
+        """f (B, F)."""
+        return inputs.values if isinstance(inputs, CachedFeatures) else self.features(inputs)
+
+
+class Classifier(_Model):
+    """logits = f U^T + u0: a feature network with a linear output, labels independent given f.
+
+    Args:
+        features: x -> (B, F), with `num_features`.
+        num_labels: L.
+        bias: whether there is u0.
+        output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary.
+
+    Example:
+        >>> import torch
+        >>> from energynets import BagOfWords, Classifier
+        >>> model = Classifier(BagOfWords(num_inputs=100, hidden=(16,)), num_labels=5)
+    """
+
+    def __init__(
+        self, features: nn.Module, num_labels: int, *, bias: bool = True, output: nn.Linear | None = None
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.num_labels = num_labels
+        self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
+
+    def forward(self, inputs: BatchInputs) -> Tensor:
+        """Logits (B, L)."""
+        return self.unary(self.compute_features(inputs))
+
+    def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        """The logits of every inference step: here there is one answer and no step."""
+        yield self(inputs)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What a training stage can train by name: `features` and `unary`."""
+        return {"features": list(self.features.parameters()), "unary": list(self.unary.parameters())}
+
+    def project(self) -> None:
+        """Nothing to keep in a set."""
+
+
+class EnergyNetwork(_Model):
+    """logits = the solver's z_T on E(y; f): features, energy and inference trained as one.
+
+    Args:
+        features: x -> (B, F), with `num_features`.
+        energy: any `Energy` over L labels.
+        solver: default `MirrorDescent()`.
+
+    Example:
+        >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
+        >>> features = BagOfWords(num_inputs=100, hidden=(16,))
+        >>> model = EnergyNetwork(features, SPEN(num_features=16, num_labels=5), MirrorDescent(steps=5))
+    """
+
+    def __init__(self, features: nn.Module, energy: Energy, solver: Solver | None = None) -> None:
+        super().__init__()
+        self.features = features
+        self.energy = energy
+        self.solver = MirrorDescent() if solver is None else solver
+        self.num_labels = energy.num_labels
+
+    def forward(self, inputs: BatchInputs) -> Tensor:
+        """Logits z_T (B, L)."""
+        return self.solver.solve(self.energy, self.energy.condition(self.compute_features(inputs)))
+
+    def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        """Logits z_1, ..., z_T (z_0 where T = 0), for losses that read every step."""
+        context = self.energy.condition(self.compute_features(inputs))
+        for step, logits in enumerate(self.solver.trajectory(self.energy, context)):
+            if step or not self.solver.steps:
+                yield logits
+
+    def infer(
+        self, inputs: BatchInputs, *, gradient: Unroll | NoGradient | None = None, trace: bool = False
+    ) -> InferenceResult:
+        """The prediction with its energy, convergence and, if asked, trace. Keeps no graph unless told to."""
+        context = self.energy.condition(self.compute_features(inputs))
+        gradient = NoGradient() if gradient is None else gradient
+        return infer(self.energy, context, solver=self.solver, gradient=gradient, trace=trace)
+
+    def as_classifier(self) -> Classifier:
+        """The same model with h = 0 and tau = 1: the classifier on the unary logits, sharing all its weights.
+
+        Raises:
+            ConfigError: the energy has no linear `unary`.
+        """
+        unary = getattr(self.energy, "unary", None)
+        if not isinstance(unary, nn.Linear):
+            raise ConfigError(f"{type(self.energy).__name__} has no linear `unary` to train alone: train 'energy' too")
+        return Classifier(self.features, self.num_labels, output=unary)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What a training stage can train by name: `features`, `unary` and `energy` (learned step sizes included)."""
+        unary = list(getattr(self.energy, "unary", nn.Module()).parameters())
+        own = {id(parameter) for parameter in unary}
+        rest = [parameter for parameter in self.energy.parameters() if id(parameter) not in own]
+        groups = {"features": list(self.features.parameters()), "unary": unary}
+        return groups | {"energy": rest + list(self.solver.parameters())}
+
+    def project(self) -> None:
+        """Bring constrained weights back into their set after an optimiser step (ICNN's non-negativity)."""
+        project = getattr(self.energy, "project", None)
+        if callable(project):
+            project()

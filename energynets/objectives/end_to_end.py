@@ -1,0 +1,42 @@
+"""End-to-end learning: the loss of what inference returns, differentiated through inference."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from energynets.data.batches import Batch
+from energynets.errors import ConfigError
+from energynets.models import Classifier, EnergyNetwork
+from energynets.objectives.losses import loss_by_name
+
+
+class EndToEnd:
+    """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
+
+    Args:
+        loss: `bce`, `softmax`, `mse` or `soft_f1`.
+        steps: `last` or `all`.
+
+    Raises:
+        ConfigError: an unknown name.
+
+    Source: Belanger, Yang & McCallum (2017), section 4; the weights are their equation 10.
+    """
+
+    def __init__(self, loss: str = "bce", *, steps: str = "last") -> None:
+        if steps not in ("last", "all"):
+            raise ConfigError(f"objective.steps: expected 'last' or 'all', got {steps!r}")
+        self.loss = loss
+        self.steps = steps
+        self._loss = loss_by_name(loss)
+
+    def __call__(self, model: Classifier | EnergyNetwork, batch: Batch) -> Tensor:
+        """The scalar to minimise."""
+        if self.steps == "last":
+            logits = model(batch.inputs)
+            return self._loss(logits, batch.labels.dense(logits.dtype))
+        trajectory = list(model.trajectory(batch.inputs))
+        targets = batch.labels.dense(trajectory[-1].dtype)
+        weights = [1 / (len(trajectory) - step) for step in range(len(trajectory))]
+        losses = [weight * self._loss(logits, targets) for weight, logits in zip(weights, trajectory, strict=True)]
+        return sum(losses[1:], losses[0]) / sum(weights)

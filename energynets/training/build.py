@@ -1,0 +1,183 @@
+"""From an experiment to the objects it names: data, preparation, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from energynets.baselines import BayesOptimal, LabelFrequency, LinearOneVsRest, NearestNeighbours
+from energynets.data.dataset import MultiLabelDataset, TokenSequences
+from energynets.data.load import data_root, load_dataset
+from energynets.data.prepare import Preparation, TextOptions
+from energynets.data.vectors import read_vectors
+from energynets.energies import ENERGIES
+from energynets.errors import ConfigError
+from energynets.features import FEATURES
+from energynets.inference import SOLVERS
+from energynets.models import Classifier, EnergyNetwork
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+    from energynets.training.progress import Progress
+
+BASELINES = ("linear", "neighbours", "label_frequency", "bayes_optimal")
+
+
+@dataclass(frozen=True)
+class BuiltData:
+    """The data as read, what prepares it, and the data as models take it."""
+
+    raw: MultiLabelDataset
+    preparation: Preparation
+    prepared: MultiLabelDataset
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What of the data a model's weights depend on.
+
+    Args:
+        inputs: D of tables, V of tokens.
+        labels: L.
+        tokens: whether the inputs are token sequences.
+    """
+
+    inputs: int
+    labels: int
+    tokens: bool
+
+    @classmethod
+    def of(cls, dataset: MultiLabelDataset) -> Sizes:
+        """Of prepared data."""
+        size = dataset.documents.input_size
+        assert size is not None
+        return cls(size, dataset.num_labels, isinstance(dataset.documents.inputs, TokenSequences))
+
+
+def build_dataset(
+    experiment: Experiment, *, preparation: Preparation | None = None, progress: Progress | None = None
+) -> BuiltData:
+    """Read the data and prepare it.
+
+    Args:
+        experiment: its `data` section says which.
+        preparation: one fitted before; None fits it on the training split.
+        progress: told what has been read.
+
+    Raises:
+        DataError: as the reader of the format.
+    """
+    settings = experiment.data
+    fields = ("name", "format", "train", "validation", "test", "labels", "root")
+    fields += ("validation_share", "test_share", "split_seed", "max_documents")
+    raw = load_dataset(
+        **{name: getattr(settings, name) for name in fields},
+        planted=None if settings.planted is None else settings.planted.model_dump(),
+        progress=None if progress is None else progress.reading,
+    )
+    if preparation is None:
+        text = TextOptions(**settings.text.model_dump())
+        preparation = Preparation.fit(raw, inputs=settings.inputs, scaling=settings.scaling, text=text)
+    return BuiltData(raw, preparation, preparation.prepare(raw))
+
+
+def prepared_documents(experiment: Experiment, data: BuiltData) -> MultiLabelDataset:
+    """The data as this experiment's model takes it: prepared, but as drawn for the exact posterior."""
+    return data.raw if experiment.model.kind == "bayes_optimal" else data.prepared
+
+
+def build_vectors(experiment: Experiment, preparation: Preparation) -> Tensor | None:
+    """The pretrained word vectors that `data.vectors` names, (V, D) with NaN rows for words without one; or None."""
+    if experiment.data.vectors is None:
+        return None
+    words = preparation.words
+    if words is None:
+        raise ConfigError("data.vectors: these data have no vocabulary of words that vectors could belong to")
+    path = Path(data_root(experiment.data.root)) / experiment.data.vectors
+    matrix, _ = read_vectors(path, words)
+    return torch.as_tensor(matrix)
+
+
+def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None = None) -> nn.Module | Any:
+    """The untrained model, on the CPU; its weights depend on nothing but the seed and the settings.
+
+    Args:
+        experiment: its `model` section, `seed` and, for the exact posterior, `data.planted`.
+        sizes: of the prepared data.
+        vectors: initial embedding.
+
+    Returns:
+        A module x -> logits (B, L), or a baseline with `fit` and `scores`.
+
+    Raises:
+        ConfigError: features that cannot read these inputs, or a posterior of data that were not planted.
+    """
+    settings = experiment.model
+    if settings.kind in BASELINES:
+        return _build_baseline(experiment)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        features = _build_features(settings.features, sizes, vectors)
+        if settings.kind == "classifier":
+            return Classifier(features, sizes.labels, bias=settings.bias)
+        assert settings.kind == "energy_network"
+        energy = ENERGIES[settings.energy.kind](features.num_features, sizes.labels, **_arguments(settings.energy))
+        return EnergyNetwork(features, energy, SOLVERS[settings.solver.kind](**_arguments(settings.solver)))
+
+
+def kind_label(experiment: Experiment) -> str:
+    """What a table calls the kind of model: its energy, its feature network, or the baseline."""
+    model = experiment.model
+    if model.kind == "energy_network":
+        return str(model.energy.kind)
+    return str(model.features.kind) if model.kind == "classifier" else str(model.kind)
+
+
+def load_baseline(experiment: Experiment, folder: Path) -> Any:
+    """A fitted baseline as `save` left it."""
+    return _BASELINES[experiment.model.kind].load(folder)
+
+
+_BASELINES: dict[str, Any] = {
+    "linear": LinearOneVsRest,
+    "neighbours": NearestNeighbours,
+    "label_frequency": LabelFrequency,
+    "bayes_optimal": BayesOptimal,
+}
+
+
+def _arguments(section: Any) -> dict[str, Any]:
+    """A component's keys are the arguments of its class."""
+    return {name: value for name, value in section.model_dump().items() if name != "kind"}
+
+
+def _build_features(settings: Any, sizes: Sizes, vectors: Tensor | None) -> Any:
+    kind = FEATURES[settings.kind]
+    if (kind.input_kind == "tokens") != sizes.tokens:
+        wanted, given = ("a table", "token sequences") if sizes.tokens else ("token sequences", "a table")
+        knob = "set data.inputs: counts (or tfidf)" if sizes.tokens else "use kind: bag_of_words"
+        raise ConfigError(f"model.features: {settings.kind} reads {wanted}, but the data are {given}: {knob}")
+    extra: dict[str, Any] = {}
+    if vectors is not None:
+        if not sizes.tokens:
+            raise ConfigError(f"data.vectors: {settings.kind} has no embedding for them")
+        if vectors.shape[1] != settings.embedding_dim:
+            raise ConfigError(
+                f"model.features.embedding_dim: {settings.embedding_dim}, but the vectors of data.vectors have "
+                f"{vectors.shape[1]} dimensions"
+            )
+        extra = {"vectors": vectors}
+    return kind(sizes.inputs, **_arguments(settings), **extra)
+
+
+def _build_baseline(experiment: Experiment) -> Any:
+    kind = experiment.model.kind
+    if kind == "bayes_optimal":
+        if experiment.data.planted is None:
+            raise ConfigError("model.kind: bayes_optimal is the posterior of planted data; it needs data.planted")
+        return BayesOptimal(experiment.data.planted.model_dump())
+    return _BASELINES[kind](**_arguments(experiment.model))

@@ -1,0 +1,218 @@
+"""Checkpoints: one safetensors file each, with everything that is not a tensor as JSON in its header.
+
+A checkpoint is never overwritten: each gets the next number, is renamed into place when whole, and only then are all
+but the two newest removed. So at any moment the folder holds a whole checkpoint, and usually the one before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from energynets.errors import CheckpointError
+from energynets.training.files import TEMPORARY, write_atomically
+
+_HEADER = "energynets"
+_FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{6,})\.safetensors")
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and the rest as plain JSON values."""
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with `prefix/`, without it."""
+        return {
+            name.removeprefix(prefix + "/"): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix + "/")
+        }
+
+
+def write_file(path: Path, checkpoint: Checkpoint) -> None:
+    """One checkpoint, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written (a full disk, say); what was there before still is.
+    """
+    # Tensors that share memory (tied weights) are written once each: safetensors knows no aliases.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
+    header = {_HEADER: json.dumps({"format": _FORMAT, "state": checkpoint.state}, allow_nan=False, sort_keys=True)}
+    try:
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except (OSError, SafetensorError) as error:
+        reason = "no space left on the device" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
+        earlier = _earlier(path)
+        kept = f"the checkpoint before it, {earlier.name}, is whole" if earlier else "there is no checkpoint before it"
+        raise CheckpointError(
+            f"{path}: cannot write this checkpoint: {reason}; {kept}. Make room, then continue with --resume"
+        ) from error
+
+
+def read_file(path: Path) -> Checkpoint:
+    """One checkpoint.
+
+    Raises:
+        CheckpointError: missing, truncated, or not written by this package.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Cloned: what safetensors returns may still be backed by the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({error}){_alternative(path)}") from None
+    if _HEADER not in metadata:
+        raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of energynets{_alternative(path)}")
+    try:
+        header = json.loads(metadata[_HEADER])
+        version, state = header["format"], header["state"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path}: its header is not what energynets writes{_alternative(path)}") from None
+    if version != _FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {version}, this version reads format {_FORMAT}")
+    return Checkpoint(tensors, state)
+
+
+class CheckpointFolder:
+    """The numbered checkpoints of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        return _numbered(self.folder)
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write the next checkpoint, then remove all but the newest two.
+
+        Raises:
+            CheckpointError: as `write_file`.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = self.paths()
+        number = _number(paths[-1]) + 1 if paths else 1
+        path = self.folder / f"checkpoint-{number:06d}.safetensors"
+        write_file(path, checkpoint)
+        for old in [*paths, path][:-KEPT]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint, or None where there is none; leftovers of a killed write are removed.
+
+        Raises:
+            CheckpointError: it is damaged or foreign; the message names the one before it.
+        """
+        for leftover in self.folder.glob("*" + TEMPORARY):
+            leftover.unlink(missing_ok=True)
+        paths = self.paths()
+        return read_file(paths[-1]) if paths else None
+
+    def clear(self) -> None:
+        """Remove every numbered checkpoint."""
+        for path in self.paths():
+            path.unlink(missing_ok=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of an optimiser by `number of the parameter/name`; its settings come from the configuration."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}/{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for number, entries in state.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors` into an optimiser over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load every weight of a module.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape.
+    """
+    own = module.state_dict()
+    for problem, names in (("lacks", own.keys() - weights.keys()), ("has an unknown", weights.keys() - own.keys())):
+        if names:
+            raise CheckpointError(f"{source}: {problem} tensor {min(names)!r} ({len(names)} such); another model's file?")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise CheckpointError(
+                f"{source}: {name!r} has shape {tuple(weights[name].shape)}, the model needs {tuple(tensor.shape)}"
+            )
+    module.load_state_dict(dict(weights))
+
+
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """State of the global generators: what dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def load_random_tensors(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_tensors`; a state of a device not in use is left out."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _number(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match
+    return int(match.group(1))
+
+
+def _numbered(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_number)
+
+
+def _earlier(path: Path) -> Path | None:
+    """The newest whole checkpoint numbered below this one."""
+    if not _NAME.fullmatch(path.name):
+        return None
+    for candidate in reversed(_numbered(path.parent)):
+        if _number(candidate) < _number(path):
+            with contextlib.suppress(CheckpointError):
+                read_file(candidate)
+                return candidate
+    return None
+
+
+def _alternative(path: Path) -> str:
+    earlier = _earlier(path)
+    if earlier is None:
+        return ""
+    return f"; the one before it, {earlier.name}, is whole: delete {path.name} and --resume continues from there"

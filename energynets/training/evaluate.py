@@ -1,0 +1,144 @@
+"""Metrics of a model on a split, at one threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from energynets.data.dataset import MultiLabelDataset
+from energynets.errors import ConfigError, nearest
+from energynets.metrics import TopScores, choose_threshold, evaluate_scores, inverse_propensity
+from energynets.training.score import OnBatch, score
+
+if TYPE_CHECKING:
+    from energynets.config import Evaluation
+    from energynets.training.load import TrainedRun
+
+_AT_THRESHOLD = ("f1_example", "f1_micro", "f1_macro", "hamming_loss", "subset_accuracy")
+_RANKED = ("precision", "ndcg", "psp", "psndcg")
+FIXED_THRESHOLD = 0.5
+
+
+def metric_names(ks: Sequence[int]) -> list[str]:
+    """The metrics that an evaluation gives, and `training.monitor` may name (besides `loss`)."""
+    ranked = [f"{name}@{k}" for k in ks for name in _RANKED]
+    return ranked + list(_AT_THRESHOLD) + [f"{name}_at_0.5" for name in _AT_THRESHOLD]
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a monitored value should fall."""
+    return metric == "loss" or metric.startswith("hamming_loss")
+
+
+def check_monitor(monitor: str, ks: Sequence[int]) -> None:
+    """Raises ConfigError where `training.monitor` is no metric."""
+    names = [*metric_names(ks), "loss"]
+    if monitor not in names:
+        raise ConfigError(f"training.monitor: unknown metric {monitor!r}{nearest(monitor, names)}")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How scores of one data set become metrics: k's, propensities of the training labels, the threshold's rule."""
+
+    ks: tuple[int, ...]
+    propensity_L: np.ndarray
+    top: int
+    rule: str = "f1_example"
+
+    @classmethod
+    def of(cls, settings: Evaluation, dataset: MultiLabelDataset) -> Measures:
+        """From the configuration and the training labels."""
+        return cls.make(dataset, settings.ks, settings.propensity, settings.top, settings.threshold_rule)
+
+    @classmethod
+    def make(
+        cls,
+        dataset: MultiLabelDataset,
+        ks: Sequence[int],
+        propensity: tuple[float, float],
+        top: int | None,
+        rule: str = "f1_example",
+    ) -> Measures:
+        labels = dataset.num_labels
+        top = top if top is not None else (labels if labels <= 1024 else 256)
+        ks = tuple(k for k in ks if k <= labels) or (1,)
+        training = dataset.documents.labels[dataset.splits["train"]]
+        return cls(ks, inverse_propensity(training, *propensity), min(labels, max(top, *ks)), rule)
+
+    def threshold(self, scores: TopScores, labels: Any) -> float:
+        """The one global threshold that the rule picks on these documents."""
+        return float(choose_threshold(scores, labels, rule=self.rule))
+
+    def metrics(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, float]:
+        """Every metric of `metric_names`."""
+        return evaluate_scores(
+            scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks
+        )
+
+
+def evaluate(
+    run_or_model: TrainedRun | Path | str | nn.Module | Any,
+    dataset: MultiLabelDataset | None = None,
+    *,
+    split: str = "test",
+    threshold: float | None = None,
+    ks: Sequence[int] = (1, 3, 5),
+    propensity: tuple[float, float] = (0.55, 1.5),
+    top: int | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+    loss: str = "bce",
+    on_batch: OnBatch | None = None,
+) -> dict[str, float]:
+    """Metrics of a run or a model on one split.
+
+    Args:
+        run_or_model: a run's folder (or `load_run` of it), whose own data, settings and threshold are then used; or a
+            model x -> logits (B, L), or a baseline.
+        dataset: for a model: data prepared for it, with a training split (propensities come from its labels).
+            For a run: raw data other than the run's own, prepared here.
+        split: train, validation or test.
+        threshold: in [0, 1]; None takes the run's, or for a model the one that maximises f1_example on its validation
+            split, or 0.5 where there is none.
+        ks: of P@k, nDCG@k, PSP@k, PSnDCG@k (a model's; a run has its own).
+        propensity: (a, b) of the propensity model (a model's; a run has its own).
+        top: scores kept of each document; None is all up to 1,024 labels, else 256 (a model's; a run has its own).
+        batch_size: documents at once.
+        device: None is where the model is.
+        loss: what the model was trained with; "softmax" gives probabilities over labels (a model's; a run has its own).
+        on_batch: called with (documents done, N).
+
+    Returns:
+        metric -> value, fractions in [0, 1] (see `metric_names`).
+
+    Raises:
+        ConfigError: a model without a data set.
+        DataError: no such split.
+    """
+    from energynets.training.load import TrainedRun, load_run
+
+    model = run_or_model
+    if isinstance(model, str | Path):
+        model = load_run(model, device=device or "auto")
+    if isinstance(model, TrainedRun):
+        run = model
+        dataset = run.prepare(dataset) if dataset is not None else run.dataset()
+        measures = Measures.of(run.experiment.evaluation, dataset)
+        threshold, loss, model = run.threshold if threshold is None else threshold, run.loss, run.model
+    else:
+        if dataset is None:
+            raise ConfigError("evaluate: a model needs a data set; only a run knows its own")
+        measures = Measures.make(dataset, ks, propensity, top)
+    scoring = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
+    documents = dataset.split(split)
+    if threshold is None and len(dataset.splits.get("validation", ())):
+        validation = dataset.split("validation")
+        threshold = measures.threshold(score(model, validation, **scoring), validation.labels)
+    scores = score(model, documents, **scoring, on_batch=on_batch)
+    return measures.metrics(scores, documents.labels, FIXED_THRESHOLD if threshold is None else threshold)

@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM as a request that training honours between two batches."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and has saved; the message says how to resume.
+
+    A KeyboardInterrupt, so that `except Exception` does not swallow it.
+    """
+
+
+class Request:
+    """Whether someone asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextlib.contextmanager
+def interruptible(announce: Callable[[str], None]) -> Iterator[Request]:
+    """Within it the first SIGINT or SIGTERM sets the request; a second one stops at once.
+
+    Handlers can be set in the main thread only; elsewhere the request simply never comes.
+    """
+    request = Request()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request:
+            raise KeyboardInterrupt
+        request.signal = signal.Signals(number)
+        announce("stopping after this batch; once more stops at once and loses what was done since the last checkpoint")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,123 @@
+"""A finished run, read back: its model, its preparation, its threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energynets.data.dataset import Inputs, MultiLabelDataset, TextDocuments
+from energynets.errors import CheckpointError
+from energynets.metrics import TopScores
+from energynets.training.build import Sizes, build_dataset, build_model, load_baseline, prepared_documents
+from energynets.training.checkpoint import load_weights, read_file
+from energynets.training.machine import resolve_device
+from energynets.training.run import RunFolder, RunResult
+from energynets.training.score import score
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+    from energynets.data.prepare import Preparation
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a finished run learned.
+
+    Args:
+        folder: the run's.
+        experiment: its settings.
+        model: the trained model on its device, or the fitted baseline.
+        preparation: raw inputs -> the model's inputs.
+        label_names: L names, or None.
+        result: its row.
+    """
+
+    folder: Path
+    experiment: Experiment
+    model: Any
+    preparation: Preparation
+    label_names: tuple[str, ...] | None
+    result: RunResult
+
+    @property
+    def threshold(self) -> float:
+        """The threshold chosen on validation."""
+        return float(self.result.threshold["value"])
+
+    @property
+    def loss(self) -> str:
+        """The loss on logits, which says what probabilities are."""
+        return self.experiment.objective.loss
+
+    def dataset(self) -> MultiLabelDataset:
+        """The run's own data, read again and prepared as it was."""
+        data = build_dataset(self.experiment, preparation=self.preparation)
+        return prepared_documents(self.experiment, data)
+
+    def prepare(self, dataset: MultiLabelDataset) -> MultiLabelDataset:
+        """Raw data with inputs as this run's model takes them."""
+        return self.preparation.prepare(dataset)
+
+    def label_name(self, label: int) -> str:
+        """The label's name, or its number where the data has no names."""
+        return self.label_names[label] if self.label_names is not None else str(label)
+
+
+def load_run(folder: str | Path, *, device: str = "auto") -> TrainedRun:
+    """Read a finished run.
+
+    Raises:
+        CheckpointError: not a run, not finished, or its weights are damaged.
+    """
+    from energynets.data.prepare import Preparation
+
+    paths = RunFolder(Path(folder))
+    experiment = paths.experiment()
+    result = paths.read_result()
+    preparation = Preparation.load(paths.preparation)
+    model: Any
+    if paths.baseline.is_dir():
+        model = load_baseline(experiment, paths.baseline)
+    else:
+        saved = read_file(paths.model)
+        if saved.state.get("config_hash") != experiment.hash():
+            raise CheckpointError(f"{paths.model}: belongs to other settings than {paths.config} says")
+        model = build_model(experiment, Sizes(**saved.state["sizes"]))
+        load_weights(model, saved.tensors, str(paths.model))
+        model = model.to(resolve_device(device)).eval()
+    return TrainedRun(paths.folder, experiment, model, preparation, paths.read_label_names(), result)
+
+
+def predict(
+    run: TrainedRun | str | Path,
+    inputs: Inputs | Sequence[str],
+    *,
+    top: int = 5,
+    batch_size: int = 256,
+) -> TopScores:
+    """The `top` most probable labels of new documents.
+
+    Args:
+        run: a finished run, or its folder.
+        inputs: N raw documents of the kind the run was trained on (a list of texts will do).
+        top: labels kept of each document.
+        batch_size: documents at once.
+
+    Returns:
+        TopScores with indices (N, top) and values (N, top); `run.label_name` names them, and those above
+        `run.threshold` are the run's predicted set.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    from energynets.data.dataset import Documents, num_rows
+
+    if not isinstance(run, TrainedRun):
+        run = load_run(run)
+    if isinstance(inputs, list | tuple):
+        inputs = TextDocuments(tuple(inputs))
+    labels = csr_array((num_rows(inputs), run.result.data["labels"]), dtype=np.float32)
+    documents = Documents(run.preparation.apply(inputs), labels)
+    return score(run.model, documents, k=top, batch_size=batch_size, loss=run.loss)

@@ -1,0 +1,367 @@
+"""The loop over stages, epochs and batches: everything that happens to a model between its first and its last weights."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from energynets.data.batches import Batch, batches, epoch_order
+from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.errors import CheckpointError, ConfigError, InferenceError, TrainingError
+from energynets.features import FeatureCache
+from energynets.training.checkpoint import (
+    Checkpoint,
+    load_optimizer_tensors,
+    load_random_tensors,
+    load_weights,
+    optimizer_tensors,
+    random_tensors,
+)
+from energynets.training.evaluate import Measures, check_monitor, smaller_is_better
+from energynets.training.interrupt import Interrupted, Request
+from energynets.training.machine import peak_host_memory, peak_memory, synchronize
+from energynets.training.optimizers import build_optimizer, schedule_factor, set_learning_rate
+from energynets.training.progress import Progress
+from energynets.training.run import RunFolder
+from energynets.training.score import score
+from energynets.training.stages import Position, stage_view, trained
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment, Stage
+
+Objective = Callable[[Any, Batch], Tensor]
+
+
+class _Stop(Exception):
+    """Raised between two batches where someone asked to stop."""
+
+
+@dataclass
+class _Current:
+    """The stage being run: its view of the model, what it trains, and what it reads."""
+
+    stage: Stage
+    view: Any
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    train: Documents
+    validation: Documents | None
+    train_features: Tensor | None = None
+    validation_features: Tensor | None = None
+
+
+class Loop:
+    """Trains a model through the stages of an experiment, from where a checkpoint left off.
+
+    Args:
+        model: with `parameter_groups()`, `project()`, `compute_features` and `features`; on `device`.
+        objective: (model, batch) -> scalar.
+        experiment: its stages, `training`, `evaluation`, `objective.loss` and `seed`.
+        dataset: prepared; its training rows are trained on, its validation rows (if any) pick the best weights.
+        folder: gets checkpoints and metrics.jsonl.
+        device: where the model is.
+        request: stops the loop after the current batch when it comes true.
+        progress: listener.
+
+    Raises:
+        ConfigError: `training.monitor` is no metric.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        experiment: Experiment,
+        dataset: MultiLabelDataset,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        request: Request | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.experiment = experiment
+        self.folder = folder
+        self.device = device
+        self.request = request or Request()
+        self.progress = progress or Progress()
+        self.measures = Measures.of(experiment.evaluation, dataset)
+        self.monitor = experiment.training.monitor
+        check_monitor(self.monitor, self.measures.ks)
+        self.train = dataset.split("train")
+        self.validation = dataset.split("validation") if len(dataset.splits.get("validation", ())) else None
+        self.fingerprint = dataset.fingerprint.sha256
+        self.batches = math.ceil(len(self.train) / experiment.training.batch_size)
+        self.position = Position()
+        self.best: dict[str, Tensor] | None = None
+        self._resumed: Checkpoint | None = None
+        self._clock = time.perf_counter()
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def run(self) -> Position:
+        """Train until every stage is done; the model then holds the weights of the last stage's best evaluation.
+
+        Raises:
+            Interrupted: asked to stop; a checkpoint has been saved.
+            TrainingError: a loss or gradient that is not finite; the weights are those before it.
+            CheckpointError: a checkpoint cannot be written; earlier ones are whole.
+        """
+        self._clock = time.perf_counter()
+        stages = self.experiment.stages
+        while self.position.stage < len(stages):
+            self._run_stage(stages[self.position.stage])
+        return self.position
+
+    def _run_stage(self, stage: Stage) -> None:
+        view = stage_view(self.model, stage.trains)
+        at = self.position
+        self.progress.stage(stage.name, at.stage + 1, len(self.experiment.stages), stage.epochs, self.batches)
+        with trained(view, stage.trains, stage.name) as parameters:
+            optimizer = build_optimizer(stage.optimizer, parameters)
+            current = _Current(stage, view, parameters, optimizer, self.train, self.validation)
+            if "features" not in stage.trains:
+                self._cache_features(current)
+            self._restore_stage(optimizer)
+            with self._saving_on_stop(optimizer):
+                if not at.entered:
+                    self._enter(current)
+                while at.epoch < stage.epochs and not (stage.patience and at.stale >= stage.patience):
+                    self._run_epoch(current)
+                    self._save(optimizer)
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self._tick()
+        at.end_stage(stage.name)
+        self.best = None
+        self._save(None)
+
+    def _enter(self, current: _Current) -> None:
+        """The entry is epoch 0: a stage that never gains on it gives back the weights it was given."""
+        at = self.position
+        if current.validation is not None:
+            metrics = self._evaluate(current)
+            at.best_value, at.best_epoch, self.best = metrics[self.monitor], 0, self._weights()
+            self._record(current.stage, metrics, None)
+        at.entered = True
+
+    def _run_epoch(self, current: _Current) -> None:
+        at = self.position
+        training = self.experiment.training
+        order = epoch_order(len(current.train), self.experiment.seed, at.order)
+        current.view.train()
+        for batch in batches(
+            current.train, training.batch_size, order=order, start=at.step, features=current.train_features
+        ):
+            began = time.perf_counter()
+            self._step(current, batch)
+            at.step_seconds += time.perf_counter() - began
+            self.progress.step(at.epoch + 1, at.step, self.batches, at.loss_sum / at.loss_count)
+            if training.checkpoint_every and at.steps % training.checkpoint_every == 0:
+                self._save(current.optimizer)
+            self._stop_if_asked()
+        epoch = at.epoch + 1
+        metrics: dict[str, float] = {}
+        if current.validation is not None and (epoch % training.evaluate_every == 0 or epoch == current.stage.epochs):
+            metrics = self._evaluate(current)
+        loss = at.loss_sum / at.loss_count
+        at.end_epoch()
+        if metrics:
+            self._compare(metrics[self.monitor])
+        self._record(current.stage, metrics, loss)
+
+    def _step(self, current: _Current, batch: Batch) -> None:
+        at, settings = self.position, current.stage.optimizer
+        total = current.stage.epochs * self.batches
+        factor = schedule_factor(settings.schedule, at.epoch * self.batches + at.step, total)
+        set_learning_rate(current.optimizer, settings.learning_rate * factor)
+        current.optimizer.zero_grad(set_to_none=True)
+        loss = self.objective(current.view, batch.to(self.device))
+        if not loss.requires_grad:
+            trains = ", ".join(current.stage.trains)
+            raise ConfigError(f"stage {current.stage.name!r}: the loss does not depend on what it trains ({trains})")
+        loss.backward()
+        limit = math.inf if settings.clip_norm is None else settings.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(current.parameters, limit)
+        # One transfer for both: on CUDA each waits for the device.
+        loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise TrainingError(self._diverged(current.stage, batch, loss_value, norm_value))
+        current.optimizer.step()
+        self.model.project()
+        at.step += 1
+        at.steps += 1
+        at.examples += len(batch)
+        at.loss_sum += loss_value * len(batch)
+        at.loss_count += len(batch)
+
+    def _diverged(self, stage: Stage, batch: Batch, loss: float, norm: float) -> str:
+        rows = batch.rows.tolist()
+        shown = ", ".join(map(str, rows[:8])) + (f", ... ({len(rows)} rows)" if len(rows) > 8 else "")
+        at, number = self.position, self.position.stage
+        what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
+        knobs = [f"training.stages[{number}].optimizer.learning_rate (now {stage.optimizer.learning_rate:g})"]
+        if hasattr(self.model, "solver"):
+            knobs.append("model.solver.step_size")
+        clip = stage.optimizer.clip_norm
+        knobs.append(f"training.stages[{number}].optimizer.clip_norm" + (f" (now {clip:g})" if clip else ", e.g. to 1"))
+        paths = self.folder.checkpoints.paths()
+        kept = f"; the last checkpoint is {paths[-1].name}" if paths else ""
+        return (
+            f"stage {stage.name!r}, epoch {at.epoch + 1}, step {at.step + 1} of {self.batches}: the {what}, on training "
+            f"rows {shown}; nothing was updated. Lower {' or '.join(knobs[:-1])}, or set {knobs[-1]}{kept}"
+        )
+
+    # ------------------------------------------------------------------------------------------------ validation
+
+    def _evaluate(self, current: _Current) -> dict[str, float]:
+        """Every metric on validation, at the threshold that is best there; `loss` where it is monitored."""
+        assert current.validation is not None
+        evaluation = self.experiment.evaluation
+        try:
+            scores = score(
+                current.view,
+                current.validation,
+                k=self.measures.top,
+                batch_size=evaluation.batch_size,
+                device=self.device,
+                loss=self.experiment.objective.loss,
+                features=current.validation_features,
+                on_batch=self._scored,
+            )
+        except InferenceError as error:
+            at = self.position
+            raise TrainingError(
+                f"stage {current.stage.name!r}, after epoch {at.epoch + bool(at.step)}: on validation, {error}. Lower "
+                f"training.stages[{at.stage}].optimizer.learning_rate (now {current.stage.optimizer.learning_rate:g})"
+            ) from error
+        labels = current.validation.labels
+        metrics = self.measures.metrics(scores, labels, self.measures.threshold(scores, labels))
+        if self.monitor == "loss":
+            metrics["loss"] = self._validation_loss(current)
+        if not math.isfinite(metrics[self.monitor]):
+            raise TrainingError(f"stage {current.stage.name!r}: {self.monitor} on validation is {metrics[self.monitor]}")
+        return metrics
+
+    def _validation_loss(self, current: _Current) -> float:
+        assert current.validation is not None
+        current.view.eval()
+        total = 0.0
+        size = self.experiment.evaluation.batch_size
+        with torch.no_grad():
+            for batch in batches(current.validation, size, features=current.validation_features):
+                total += float(self.objective(current.view, batch.to(self.device))) * len(batch)
+                self._stop_if_asked()
+        return total / len(current.validation)
+
+    def _compare(self, value: float) -> None:
+        """Keep the weights where the monitored value is better than any before in this stage."""
+        at = self.position
+        assert at.best_value is not None
+        if value < at.best_value if smaller_is_better(self.monitor) else value > at.best_value:
+            at.best_value, at.best_epoch, at.stale, self.best = value, at.epoch, 0, self._weights()
+        else:
+            at.stale += 1
+
+    def _scored(self, done: int, total: int) -> None:
+        self.progress.scoring("validation", done, total)
+        self._stop_if_asked()
+
+    def _record(self, stage: Stage, metrics: dict[str, float], train_loss: float | None) -> None:
+        self._tick()
+        at = self.position
+        line = {"stage": stage.name, "epoch": at.epoch, "step": at.steps, "train_loss": train_loss}
+        line |= {"seconds": at.seconds, "validation": metrics}
+        at.metrics_size = self.folder.append_metrics(line)
+        self.progress.evaluation(line)
+
+    # ------------------------------------------------------------------------------------------------ features
+
+    def _cache_features(self, current: _Current) -> None:
+        """Features that no step of this stage changes: computed once, in evaluation mode, for all of its epochs."""
+        storage = self.experiment.training.cache
+        cache = FeatureCache(self.model.features, storage=storage, folder=self.folder.cache if storage == "disk" else None)
+        size = self.experiment.evaluation.batch_size
+
+        def get(documents: Documents, split: str) -> Tensor:
+            return cache.get(documents, key=f"{self.fingerprint}-{split}", batch_size=size, device=self.device)
+
+        current.train_features = get(current.train, "train")
+        if current.validation is not None:
+            current.validation_features = get(current.validation, "validation")
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Stand where a checkpoint was taken.
+
+        Raises:
+            CheckpointError: it belongs to other data or another model.
+        """
+        name = self.folder.checkpoints.paths()[-1].name
+        if checkpoint.state.get("data") != self.fingerprint:
+            raise CheckpointError(f"{name}: was trained on other data; the data files have changed since")
+        load_weights(self.model, checkpoint.under("model"), name)
+        best = checkpoint.under("best")
+        self.best = {key: tensor.to(self.device) for key, tensor in best.items()} if best else None
+        self.position = Position(**checkpoint.state["position"])
+        self._resumed = checkpoint
+        if not self.folder.truncate_metrics(self.position.metrics_size):
+            self.progress.note(f"{self.folder.metrics} is shorter than at the last checkpoint: its early lines are lost")
+        load_random_tensors(checkpoint.under("random"), self.device)
+
+    def _restore_stage(self, optimizer: torch.optim.Optimizer) -> None:
+        """The optimiser of a stage that a checkpoint was taken in."""
+        checkpoint, self._resumed = self._resumed, None
+        if checkpoint is not None:
+            load_optimizer_tensors(optimizer, checkpoint.under("optimizer"))
+            # Caching features may have drawn random numbers that the uninterrupted run drew before this moment.
+            load_random_tensors(checkpoint.under("random"), self.device)
+
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        self._tick()
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in (self.best or {}).items()}
+        tensors |= {f"random/{name}": tensor for name, tensor in random_tensors(self.device).items()}
+        if optimizer is not None:
+            tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+        state = {"position": self.position.to_dict(), "data": self.fingerprint}
+        self.folder.checkpoints.save(Checkpoint(tensors, state))
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _tick(self) -> None:
+        """Add the time since the last tick, and look at the peak memory."""
+        synchronize(self.device)
+        now = time.perf_counter()
+        at, passed = self.position, now - self._clock
+        self._clock, at.seconds, at.stage_seconds = now, at.seconds + passed, at.stage_seconds + passed
+        at.peak_memory = max(at.peak_memory, peak_memory(self.device))
+        at.peak_host_memory = max(at.peak_host_memory, peak_host_memory())
+
+    def _stop_if_asked(self) -> None:
+        if self.request:
+            raise _Stop
+
+    @contextlib.contextmanager
+    def _saving_on_stop(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        try:
+            yield
+        except _Stop:
+            self._save(optimizer)
+            raise Interrupted(stop_message(self.folder, self.request)) from None
+
+
+def stop_message(folder: RunFolder, request: Request) -> str:
+    """What an interrupted run tells its user."""
+    name = request.signal.name if request.signal is not None else "a request"
+    return f"stopped by {name}; everything up to here is saved in {folder.folder}: continue with --resume"

@@ -1,0 +1,41 @@
+"""Optimisers by name, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from energynets.config import Optimizer
+
+
+def build_optimizer(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of one stage over the parameters that the stage trains."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.kind == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=settings.momentum)
+    kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def schedule_factor(schedule: str, step: int, total: int) -> float:
+    """What the learning rate is multiplied by at `step` (from 0) of `total`.
+
+    constant: 1; linear: 1 - step/total; cosine: (1 + cos(pi step/total)) / 2. A function of the step alone, so
+    that a resumed run needs no scheduler state.
+    """
+    if schedule == "linear":
+        return 1 - step / total
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * step / total)) / 2
+    return 1.0
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """One learning rate for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

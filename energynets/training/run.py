@@ -1,0 +1,280 @@
+"""The run folder: what a run writes, and reading it back.
+
+    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  checkpoints/  preparation/
+
+While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone
+(for a baseline, the folder `baseline/`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energynets.errors import CheckpointError, ConfigError
+from energynets.training.checkpoint import CheckpointFolder
+from energynets.training.files import TEMPORARY, write_json, write_text
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+    from energynets.data.prepare import Preparation
+
+# What may differ between a run and its resumption.
+_FREE = ("name", "device", "data.root")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One row of a comparison: what result.json holds.
+
+    Args:
+        name: of the experiment.
+        kind: what the table calls the model's kind: an energy, feature network or baseline.
+        seed: of the experiment.
+        config_hash: equal for equal settings, whatever the seed, name or device.
+        data: the data fingerprint; rows are comparable where its `sha256` agree.
+        metrics: split ("validation", "test") -> metric -> value, fractions in [0, 1].
+        threshold: {"value": float, "rule": str}.
+        train_seconds: wall time of fitting, validation and feature caching included, over all resumptions.
+        examples_per_second: training documents (counted once an epoch) over the time of the optimiser steps alone.
+        peak_memory_bytes: of the device that trained: resident on a CPU, allocated on CUDA.
+        peak_host_memory_bytes: resident size of the process.
+        inference_ms_per_document: median over the batches of the test split of (transfer + forward + top k) / B.
+        parameters: number of weights (0 for baselines without any).
+        stages: [{"name", "epochs", "best_epoch", "best_value", "seconds"}]; epoch 0 is the stage's entry.
+        version: of this package.
+        finished: ISO time, UTC.
+        device: that it trained on.
+        trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
+            "non_finite"} over the first validation documents.
+    """
+
+    name: str
+    kind: str
+    seed: int
+    config_hash: str
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, float]]
+    threshold: Mapping[str, Any]
+    train_seconds: float
+    examples_per_second: float
+    peak_memory_bytes: int
+    peak_host_memory_bytes: int
+    inference_ms_per_document: float | None
+    parameters: int
+    stages: list[dict[str, Any]]
+    version: str
+    finished: str
+    device: str = "cpu"
+    trace: Mapping[str, Any] | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As result.json: plain values, without `trace` where there is none."""
+        row = asdict(self)
+        if row["trace"] is None:
+            del row["trace"]
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> RunResult:
+        """The inverse of `to_dict`; keys of later versions are left out.
+
+        Raises:
+            CheckpointError: a key is missing.
+        """
+        names = [f.name for f in fields(cls)]
+        try:
+            return cls(**{name: row[name] for name in names if name in row})
+        except TypeError as error:
+            raise CheckpointError(f"result.json: {str(error).partition('() ')[2] or error}") from None
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.config = self.folder / "config.yaml"
+        self.environment = self.folder / "environment.json"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.result = self.folder / "result.json"
+        self.preparation = self.folder / "preparation"
+        self.label_names = self.folder / "preparation" / "label_names.json"
+        self.checkpoints = CheckpointFolder(self.folder / "checkpoints")
+        self.model = self.checkpoints.folder / "model.safetensors"
+        self.baseline = self.checkpoints.folder / "baseline"
+        self.cache = self.folder / "cache"
+
+    # ------------------------------------------------------------------------------------------------ opening
+
+    @contextlib.contextmanager
+    def opened(self, experiment: Experiment, *, resume: bool) -> Iterator[None]:
+        """Create the folder, or with `resume` check that it is this experiment's; held for one process meanwhile.
+
+        Raises:
+            ConfigError: the folder has something in it and `resume` is false; another process trains in it; or it
+                belongs to other settings, which are listed.
+        """
+        occupied = self.folder.is_dir() and any(self.folder.iterdir())
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder}: a run needs a folder, but this is a file")
+        if occupied and not resume:
+            raise ConfigError(f"{self.folder}: there is a run here already; continue it with --resume, or choose another name")
+        if not self.config.exists() and occupied and any(entry.suffix != TEMPORARY for entry in self.folder.iterdir()):
+            raise ConfigError(f"{self.folder}: not a run folder (no config.yaml), so nothing is written into it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _lock(self.folder):
+            if self.config.exists():
+                self._check_same(experiment)
+            else:
+                write_text(self.config, experiment.to_yaml())
+            yield
+
+    def _check_same(self, experiment: Experiment) -> None:
+        old, new = _flatten(self.experiment().model_dump(mode="json")), _flatten(experiment.model_dump(mode="json"))
+        differing = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
+        if differing:
+            shown = "; ".join(f"{key}: {_show(old, key)} there, {_show(new, key)} now" for key in differing[:8])
+            more = f" (and {len(differing) - 8} more)" if len(differing) > 8 else ""
+            raise ConfigError(f"{self.folder}: was started with other settings: {shown}{more}; choose another name")
+
+    def experiment(self) -> Experiment:
+        """The experiment of config.yaml.
+
+        Raises:
+            CheckpointError: there is none, so this is no run folder.
+        """
+        from energynets.config import Experiment
+
+        if not self.config.exists():
+            raise CheckpointError(f"{self.folder}: not a run folder (no config.yaml)")
+        return Experiment.load(self.config)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def save_environment(self, environment: Mapping[str, Any]) -> None:
+        """environment.json, unless an earlier session of this run wrote it."""
+        if not self.environment.exists():
+            write_json(self.environment, environment)
+
+    def save_preparation(self, preparation: Preparation, label_names: tuple[str, ...] | None) -> None:
+        """What turns raw inputs into the model's, whole or not at all."""
+
+
+        def save(folder: Path) -> None:
+            preparation.save(folder)
+            write_json(folder / self.label_names.name, label_names)
+
+        save_folder(self.preparation, save)
+
+    def append_metrics(self, line: Mapping[str, Any]) -> int:
+        """Append a line to metrics.jsonl; returns its size in bytes, for `truncate_metrics`.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        text = json.dumps(plain(line), allow_nan=False) + "\n"
+        try:
+            with self.metrics.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                return file.tell()
+        except OSError as error:
+            reason = "no space left on the device" if error.errno == errno.ENOSPC else str(error)
+            raise CheckpointError(
+                f"{self.metrics}: cannot append: {reason}; checkpoints are untouched. Make room, then continue with --resume"
+            ) from error
+
+    def truncate_metrics(self, size: int) -> bool:
+        """Cut metrics.jsonl to what a checkpoint knew; false where it is already shorter."""
+        if not self.metrics.exists():
+            return size == 0
+        if self.metrics.stat().st_size < size:
+            return False
+        os.truncate(self.metrics, size)
+        return True
+
+    def finish(self, result: RunResult) -> None:
+        """Write result.json, then drop what only resuming needed."""
+        write_json(self.result, plain(result.to_dict()))
+        self.checkpoints.clear()
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def read_result(self) -> RunResult:
+        """The finished run's row.
+
+        Raises:
+            CheckpointError: the run has not finished, or result.json is not what a run writes.
+        """
+        try:
+            return RunResult.from_dict(json.loads(self.result.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.folder}: not a finished run (no result.json); finish it with --resume") from None
+        except ValueError as error:
+            raise CheckpointError(f"{self.result}: not what a run writes ({error})") from None
+
+    def read_label_names(self) -> tuple[str, ...] | None:
+        """Names of the labels, where the data has any."""
+        names = json.loads(self.label_names.read_text(encoding="utf-8"))
+        return None if names is None else tuple(names)
+
+
+def save_folder(folder: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` fill a folder that appears whole or not at all (what was there before is replaced)."""
+    temporary = folder.with_name(folder.name + TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def plain(value: Any) -> Any:
+    """JSON's own types: mappings, lists, numbers; a non-finite number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it however the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # a system without it: two processes in one folder are the user's to avoid
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"{folder}: another process is training in this folder") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {key: leaf for name, child in tree.items() for key, leaf in _flatten(child, f"{prefix}.{name}" if prefix else name).items()}
+    return {prefix: tree}
+
+
+def _show(leaves: Mapping[str, Any], key: str) -> str:
+    return json.dumps(leaves[key]) if key in leaves else "absent"

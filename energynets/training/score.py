@@ -1,0 +1,124 @@
+"""Top-k scores of documents, batch by batch: never a dense N x L."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from energynets.data.batches import batches
+from energynets.data.dataset import Documents
+from energynets.errors import InferenceError
+from energynets.metrics import TopScores
+from energynets.objectives.losses import probabilities
+from energynets.training.machine import synchronize
+
+OnBatch = Callable[[int, int], None]
+
+
+def score(
+    model: nn.Module | Any,
+    documents: Documents,
+    *,
+    k: int,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    loss: str = "bce",
+    features: Tensor | None = None,
+    on_batch: OnBatch | None = None,
+    seconds: list[float] | None = None,
+) -> TopScores:
+    """The k largest probabilities of each document, with their labels.
+
+    Args:
+        model: x -> logits (B, L), or a baseline with `scores(documents, k)`.
+        documents: N documents whose inputs are prepared for the model.
+        k: labels kept of each document, at most L.
+        batch_size: B.
+        device: where to compute; None is where the model's weights are.
+        loss: "softmax" makes probabilities over labels, any other one for each label.
+        features: (N, F) cached features of the documents, instead of their inputs.
+        on_batch: called with (documents done, N).
+        seconds: gets the seconds per document of each batch appended: transfer to the device, forward and top k.
+
+    Returns:
+        TopScores with indices (N, k) and values (N, k) in [0, 1], descending; ties by smaller label.
+
+    Raises:
+        InferenceError: a score is not a number.
+    """
+    k = min(k, documents.num_labels)
+    if not isinstance(model, nn.Module):
+        return _score_baseline(model, documents, k, on_batch, seconds)
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    training = model.training
+    model.eval()
+    parts: list[TopScores] = []
+    done = 0
+    try:
+        with torch.no_grad():
+            for batch in batches(documents, batch_size, features=features):
+                began = time.perf_counter()
+                logits_BL = model(batch.inputs.to(device))
+                indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
+                indices, values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
+                synchronize(device)
+                if seconds is not None:
+                    seconds.append((time.perf_counter() - began) / len(batch))
+                # Not a number sorts first, so the kept logits show it; a sigmoid would hide an infinity.
+                bad_B = ~torch.isfinite(logits_BL.gather(1, indices_BK)).all(dim=1).cpu()
+                if bad_B.any():
+                    row = int(batch.rows[bad_B][0])
+                    raise InferenceError(f"document {row}: its scores are not numbers; the weights or inputs are not finite")
+                # Vectorised sigmoids differ between lanes in the last bit, which can undo the order of two logits.
+                parts.append(TopScores(indices, np.minimum.accumulate(values, axis=1), logits_BL.shape[1]))
+                done += len(batch)
+                if on_batch is not None:
+                    on_batch(done, len(documents))
+    finally:
+        model.train(training)
+    return TopScores.concatenate(parts)
+
+
+def top_probabilities(logits_BL: Tensor, k: int, loss: str) -> tuple[Tensor, Tensor]:
+    """Labels and probabilities of the k largest logits of each row, descending, ties by smaller label.
+
+    Ranked by logit: in float32 probabilities near 1 are equal long before their logits are.
+
+    Returns:
+        indices (B, k) int64 and values (B, k).
+    """
+    if k >= logits_BL.shape[1]:
+        indices_BK = torch.sort(logits_BL, dim=1, descending=True, stable=True).indices
+    else:
+        indices_BK = logits_BL.topk(k, dim=1).indices.sort(dim=1).values
+        top_BK = logits_BL.gather(1, indices_BK)
+        indices_BK = indices_BK.gather(1, torch.sort(top_BK, dim=1, descending=True, stable=True).indices)
+        # Which of several labels equal to the k-th topk takes is its own affair: take the smallest.
+        last_B1 = logits_BL.gather(1, indices_BK[:, -1:])
+        tied_B = (logits_BL >= last_B1).sum(dim=1) > k
+        if tied_B.any():
+            indices_BK[tied_B] = torch.sort(logits_BL[tied_B], dim=1, descending=True, stable=True).indices[:, :k]
+    return indices_BK, probabilities(logits_BL, loss).gather(1, indices_BK)
+
+
+def median_milliseconds(seconds: list[float]) -> float | None:
+    """Median over batches of the seconds per document, in milliseconds; None without any."""
+    return 1000 * statistics.median(seconds) if seconds else None
+
+
+def _score_baseline(
+    model: Any, documents: Documents, k: int, on_batch: OnBatch | None, seconds: list[float] | None
+) -> TopScores:
+    began = time.perf_counter()
+    scores: TopScores = model.scores(documents, k)
+    if seconds is not None:
+        seconds.append((time.perf_counter() - began) / max(1, len(documents)))
+    if on_batch is not None:
+        on_batch(len(documents), len(documents))
+    return scores

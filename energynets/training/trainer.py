@@ -1,0 +1,298 @@
+"""An experiment, trained, evaluated and written down: the entry point of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from energynets.data.batches import batches
+from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.errors import DataError
+from energynets.metrics import TopScores
+from energynets.objectives import OBJECTIVES
+from energynets.training.build import (
+    BuiltData,
+    Sizes,
+    build_dataset,
+    build_model,
+    build_vectors,
+    kind_label,
+    prepared_documents,
+)
+from energynets.training.checkpoint import Checkpoint, write_file
+from energynets.training.evaluate import FIXED_THRESHOLD, Measures, check_monitor
+from energynets.training.interrupt import Interrupted, Request, interruptible
+from energynets.training.loop import Loop, stop_message
+from energynets.training.machine import (
+    deterministic,
+    environment,
+    package_version,
+    peak_host_memory,
+    reset_peak_memory,
+    resolve_device,
+)
+from energynets.training.progress import Progress
+from energynets.training.run import RunFolder, RunResult, save_folder
+from energynets.training.score import median_milliseconds, score
+from energynets.training.stages import Position
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+
+# Documents of validation whose inference is recorded step by step.
+TRACED = 256
+
+
+def train(
+    experiment: Experiment,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    data: BuiltData | None = None,
+    model: Any = None,
+) -> RunResult:
+    """Train an experiment, choose its threshold on validation, evaluate it, and write it all to a run folder.
+
+    Args:
+        experiment: what to do.
+        folder: the run's own folder; None is `runs/<name>`.
+        resume: continue the run in that folder if there is one: an unfinished one gives the same weights, bit by bit,
+            as if it had never stopped; a finished one gives its result.
+        progress: listener; None is silent.
+        data: the experiment's data, where `build_dataset` has already read it.
+        model: a model of your own (a module with the interface of `Classifier`) instead of the experiment's; build it
+            under a seed of your own, and give it again to resume.
+
+    Returns:
+        The row that result.json holds.
+
+    Raises:
+        ConfigError: settings that cannot be honoured, or a folder that has another run in it.
+        DataError: data that are not what their format says.
+        TrainingError: a loss or gradient that is not finite.
+        CheckpointError: a damaged checkpoint, or one that cannot be written.
+        Interrupted: asked to stop (Ctrl-C, SIGTERM); what was done is saved.
+    """
+    progress = progress or Progress()
+    check_monitor(experiment.training.monitor, experiment.evaluation.ks)
+    device = resolve_device(experiment.device)
+    run = RunFolder(Path("runs") / experiment.name if folder is None else Path(folder))
+    with run.opened(experiment, resume=resume):
+        if run.result.exists():
+            progress.note(f"{run.folder}: already finished")
+            return run.read_result()
+        run.save_environment(environment(device))
+        data = _prepare(experiment, run, data, progress)
+        reset_peak_memory(device)
+        model = build_model_for(experiment, data) if model is None else model
+        # A baseline is fitted in one call, with nothing to save before its end: Ctrl-C stops it at once.
+        network = isinstance(model, nn.Module)
+        with deterministic(device), interruptible(progress.note) if network else nullcontext(Request()) as request:
+            return _Session(experiment, run, data, device, request, progress).train(model)
+
+
+def build_model_for(experiment: Experiment, data: BuiltData) -> Any:
+    """The untrained model of an experiment over its data."""
+    vectors = build_vectors(experiment, data.preparation)
+    return build_model(experiment, Sizes.of(prepared_documents(experiment, data)), vectors=vectors)
+
+
+def _prepare(experiment: Experiment, run: RunFolder, data: BuiltData | None, progress: Progress) -> BuiltData:
+    """The data; a resumed run prepares them as it did before, whatever fitting anew would give."""
+    from energynets.data.prepare import Preparation
+
+    if run.preparation.is_dir():
+        preparation = Preparation.load(run.preparation)
+        if data is None:
+            return build_dataset(experiment, preparation=preparation, progress=progress)
+        return BuiltData(data.raw, preparation, preparation.prepare(data.raw))
+    data = build_dataset(experiment, progress=progress) if data is None else data
+    run.save_preparation(data.preparation, data.raw.label_names)
+    return data
+
+
+class _Session:
+    """One process's work on one run."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        run: RunFolder,
+        data: BuiltData,
+        device: torch.device,
+        request: Request,
+        progress: Progress,
+    ) -> None:
+        self.experiment = experiment
+        self.run = run
+        self.dataset: MultiLabelDataset = prepared_documents(experiment, data)
+        self.device = device
+        self.request = request
+        self.progress = progress
+        self.measures = Measures.of(experiment.evaluation, self.dataset)
+        if not len(self.dataset.splits.get("train", ())):
+            raise DataError(f"data set {self.dataset.name!r} has no training documents")
+
+    def train(self, model: Any) -> RunResult:
+        if not self._has("validation"):
+            self.progress.note(
+                "no validation documents: every stage runs all its epochs and keeps its last weights, and the "
+                f"threshold is {FIXED_THRESHOLD}"
+            )
+        if not isinstance(model, nn.Module):
+            return self._finish(model, self._fit_baseline(model))
+        model = model.to(self.device)
+        position = self._fit_network(model)
+        state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}
+        write_file(self.run.model, Checkpoint(model.state_dict(), state))
+        return self._finish(model, position)
+
+    def _fit_network(self, model: nn.Module) -> Position:
+        settings = self.experiment.objective
+        objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps)
+        loop = Loop(
+            model,
+            objective,
+            self.experiment,
+            self.dataset,
+            self.run,
+            device=self.device,
+            request=self.request,
+            progress=self.progress,
+        )
+        checkpoint = self.run.checkpoints.latest()
+        if checkpoint is None:
+            self.run.truncate_metrics(0)
+            torch.manual_seed(self.experiment.seed)
+        else:
+            loop.resume(checkpoint)
+        return loop.run()
+
+    def _fit_baseline(self, model: Any) -> Position:
+        documents = self.dataset.split("train")
+        began = time.perf_counter()
+        model.fit(documents, progress=self.progress.fitting)
+        seconds = time.perf_counter() - began
+        save_folder(self.run.baseline, model.save)
+        return Position(examples=len(documents), seconds=seconds, step_seconds=seconds)
+
+    # ------------------------------------------------------------------------------------------------ the result
+
+    def _finish(self, model: Any, position: Position) -> RunResult:
+        """Threshold from validation, metrics of validation and test, the row."""
+        threshold, rule = FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}"
+        metrics: dict[str, dict[str, float]] = {}
+        seconds: list[float] = []
+        if self._has("validation"):
+            validation, scores = self._score(model, "validation", seconds)
+            threshold = self.measures.threshold(scores, validation.labels)
+            rule = f"{self.measures.rule} on validation"
+            metrics["validation"] = self.measures.metrics(scores, validation.labels, threshold)
+        if self._has("test"):
+            seconds.clear()
+            test, scores = self._score(model, "test", seconds)
+            metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
+        examples = position.examples / position.step_seconds if position.step_seconds else 0.0
+        result = RunResult(
+            name=self.experiment.name,
+            kind=kind_label(self.experiment),
+            seed=self.experiment.seed,
+            config_hash=self.experiment.hash(),
+            data=dataclasses.asdict(self.dataset.fingerprint),
+            metrics=metrics,
+            threshold={"value": threshold, "rule": rule},
+            train_seconds=position.seconds,
+            examples_per_second=examples,
+            peak_memory_bytes=position.peak_memory or peak_host_memory(),
+            peak_host_memory_bytes=max(position.peak_host_memory, peak_host_memory()),
+            inference_ms_per_document=median_milliseconds(seconds),
+            parameters=_count_parameters(model),
+            stages=position.stages,
+            version=package_version(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            device=str(self.device) if isinstance(model, nn.Module) else "cpu",
+            trace=self._trace(model),
+        )
+        self.run.finish(result)
+        return self.run.read_result()
+
+    def _has(self, split: str) -> bool:
+        return len(self.dataset.splits.get(split, ())) > 0
+
+    def _score(self, model: Any, split: str, seconds: list[float]) -> tuple[Documents, TopScores]:
+        def scored(done: int, total: int) -> None:
+            self.progress.scoring(split, done, total)
+            if self.request:
+                # The last checkpoint of training is still there: nothing needs to be saved.
+                raise Interrupted(stop_message(self.run, self.request))
+
+        documents = self.dataset.split(split)
+        scores = score(
+            model,
+            documents,
+            k=self.measures.top,
+            batch_size=self.experiment.evaluation.batch_size,
+            device=self.device,
+            loss=self.experiment.objective.loss,
+            on_batch=scored,
+            seconds=seconds,
+        )
+        return documents, scores
+
+    def _trace(self, model: Any) -> dict[str, Any] | None:
+        """Mean energy and gradient norm at each inference step, over the first validation documents."""
+        if not isinstance(model, nn.Module) or not hasattr(model, "infer"):
+            return None
+        split = next((name for name in ("validation", "test", "train") if self._has(name)), "train")
+        rows = self.dataset.splits[split][:TRACED]
+        return inference_trace(model, self.dataset.documents[rows], self.experiment.evaluation.batch_size, self.device)
+
+
+def inference_trace(
+    model: Any, documents: Documents, batch_size: int, device: torch.device | str
+) -> dict[str, Any]:
+    """How inference goes, step by step, averaged over documents.
+
+    Returns:
+        {"energy": T + 1 means of E(y_t), "gradient_norm": T + 1 means of |dE/dy|, "documents": N, "not_converged":
+        documents whose last step still moved a label, "non_finite": documents whose result is not finite}.
+    """
+    model.eval()
+    energies: Any = 0.0
+    norms: Any = 0.0
+    not_converged = non_finite = 0
+    for batch in batches(documents, batch_size):
+        with torch.no_grad():
+            found = model.infer(batch.inputs.to(device), trace=True)
+        energies = energies + found.trace.energies.double().sum(dim=1).cpu()
+        norms = norms + found.trace.gradient_norms.double().sum(dim=1).cpu()
+        not_converged += int((~found.converged).sum())
+        non_finite += int((~found.finite).sum())
+    count = len(documents)
+    return {
+        "energy": _means(energies, count),
+        "gradient_norm": _means(norms, count),
+        "documents": count,
+        "not_converged": not_converged,
+        "non_finite": non_finite,
+    }
+
+
+def _means(totals: torch.Tensor, count: int) -> Sequence[float]:
+    return [float(total) / count for total in totals]
+
+
+def _count_parameters(model: Any) -> int:
+    """Weights of a network; what a baseline says of itself, else 0."""
+    if isinstance(model, nn.Module):
+        return sum(parameter.numel() for parameter in model.parameters())
+    return int(getattr(model, "num_parameters", 0) or 0)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from energy_contract import ConvexEnergyContract, EnergyContract, F, L
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from energynets.energies import ICNN, SPEN, ConvexHead, Energy, MeasuredEnergy, SoftplusHead, binary_entropy
+from energynets.errors import ConfigError, ShapeError
+from energynets.inference import MirrorDescent
+from energynets.objectives.losses import bce
+
+
+class ChainEnergy(Energy):
+    """A user's energy: neighbours on a chain attract."""
+
+    def __init__(self) -> None:
+        super().__init__(num_labels=L)
+        self.unary = torch.nn.Linear(F, L)
+        self.coupling = torch.nn.Parameter(torch.tensor(0.5))
+
+    def condition(self, features):
+        return self.unary(features)
+
+    def potential(self, y, context):
+        return -(y * context).sum(-1) - self.coupling * (y[:, 1:] * y[:, :-1]).sum(-1)
+
+
+class CubicHead(torch.nn.Module):
+    """A user's head without a closed-form gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4))
+
+    def forward(self, m):
+        return (m**3) @ self.weight
+
+
+class TestUserEnergy(EnergyContract):
+    def make(self):
+        return ChainEnergy()
+
+
+class TestUserHead(EnergyContract):
+    def make(self):
+        return MeasuredEnergy(F, L, 4, CubicHead())
+
+
+class TestSPEN(EnergyContract):
+    def make(self):
+        return SPEN(F, L, num_measurements=4)
+
+
+class TestDeepConditionedSPEN(EnergyContract):
+    def make(self):
+        energy = SPEN(F, L, num_measurements=7, hidden=(5, 3), condition_measurements=True, learn_tau=True, tau=0.7)
+        torch.nn.init.normal_(energy.condition_weight)
+        return energy
+
+
+class TestICNN(ConvexEnergyContract):
+    def make(self):
+        return ICNN(F, L, hidden=(3, 4))
+
+
+class TestGatedICNN(ConvexEnergyContract):
+    def make(self):
+        return ICNN(F, L, hidden=(3, 2, 4), gate=True, condition_measurements=True)
+
+
+class TestReparametrizedICNN(ConvexEnergyContract):
+    def make(self):
+        return ICNN(F, L, hidden=(4, 4), nonnegativity="reparametrization")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        SoftplusHead(5),
+        SoftplusHead(5, (4, 3)),
+        ConvexHead((2, 3)),
+        ConvexHead((1, 2, 2)),
+        ConvexHead((2, 3), "reparametrization"),
+    ],
+)
+def test_closed_form_head_gradient_equals_torch_func(head):
+    head = copy.deepcopy(head).double()
+    m = torch.randn(7, 5, dtype=torch.float64)
+    automatic = torch.func.grad(lambda m: head(m).sum())(m)
+    torch.testing.assert_close(head.gradient(m), automatic, rtol=1e-12, atol=1e-14)
+
+
+def test_measurements_are_spen_equation_by_hand():
+    energy = SPEN(F, L, num_measurements=3).double()
+    f, y = torch.randn(2, F).double(), torch.rand(2, L).double()
+    phi = f @ energy.unary.weight.T + energy.unary.bias
+    m = y @ energy.measure.T + energy.offset
+    expected = -(phi * y).sum(-1) + torch.log1p(m.exp()) @ energy.head.output
+    torch.testing.assert_close(energy.potential(y, energy.condition(f)), expected)
+
+
+def test_binary_entropy_is_the_textbook_formula_and_survives_saturation():
+    y = torch.rand(4, 6, dtype=torch.float64) * 0.98 + 0.01
+    expected = -(y * y.log() + (1 - y) * (1 - y).log()).sum(-1)
+    torch.testing.assert_close(binary_entropy(torch.logit(y)), expected)
+    assert binary_entropy(torch.tensor([[800.0, -800.0]])).item() == 0
+
+
+def test_wrong_feature_width_is_named():
+    with pytest.raises(ShapeError, match=rf"expected features \(B, {F}\), got \(2, 3\)"):
+        SPEN(F, L).condition(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden": (4,)}, "two or more"),
+        ({"nonnegativity": "square"}, "reparametrization"),
+        ({"tau": 0.0}, "positive"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        ICNN(F, L, **arguments)
+
+
+def test_learned_tau_starts_at_its_value_and_stays_positive():
+    energy = SPEN(F, L, tau=0.5, learn_tau=True)
+    assert energy.tau.item() == pytest.approx(0.5)
+    with torch.no_grad():
+        energy.log_tau -= 50
+    assert energy.tau > 0
+
+
+def test_dropout_keeps_one_mask_for_all_steps_and_none_in_evaluation():
+    torch.manual_seed(0)
+    energy = SPEN(F, L, num_measurements=8, dropout=0.5)
+    context = energy.condition(torch.randn(4, F))
+    y = torch.rand(4, L)
+    assert (context.mask == 0).any()
+    assert torch.equal(energy.gradient(y, context), energy.gradient(y, context))
+    energy.eval()
+    assert energy.condition(torch.randn(4, F)).mask is None
+
+
+@pytest.mark.parametrize("nonnegativity", ["projection", "reparametrization"])
+@pytest.mark.parametrize("gate", [False, True])
+@given(seed=st.integers(0, 2**16), rate=st.sampled_from([1e-3, 1e-2, 0.3]))
+@settings(max_examples=10, deadline=None)
+def test_icnn_is_convex_after_every_optimiser_step(nonnegativity, gate, seed, rate):
+    """A real training, bce through the unrolled loop; after each step the Hessian has no negative eigenvalue."""
+    torch.manual_seed(seed)
+    energy = ICNN(F, L, hidden=(3, 4), gate=gate, nonnegativity=nonnegativity).double()
+    solver = MirrorDescent(steps=3)
+    optimizer = torch.optim.Adam(energy.parameters(), lr=rate)
+    features, targets = torch.randn(8, F).double(), torch.randint(2, (8, L)).double()
+    for _ in range(8):
+        optimizer.zero_grad()
+        bce(solver.solve(energy, energy.condition(features)), targets).backward()
+        optimizer.step()
+        energy.project()
+        with torch.no_grad():
+            context = energy.condition(features[:1])
+            hessian = torch.func.hessian(lambda y, c=context: energy.potential(y[None], c)[0])(torch.rand(L).double())
+        assert torch.linalg.eigvalsh(hessian).min() >= -1e-10

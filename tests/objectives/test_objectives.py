@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from energynets.data.batches import Batch, CachedFeatures, SparseBatch
+from energynets.energies import ICNN, SPEN
+from energynets.errors import ConfigError
+from energynets.inference import MirrorDescent
+from energynets.models import Classifier, EnergyNetwork
+from energynets.objectives import LOSSES, EndToEnd, probabilities
+
+F, L = 4, 3
+
+
+class Identity(nn.Module):
+    """Features that count how often x is read."""
+
+    num_features = F
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return self.scale * inputs.dense()
+
+
+def make_batch(rows: int = 3) -> Batch:
+    inputs = SparseBatch(torch.arange(rows) % F, torch.ones(rows), torch.arange(rows + 1), F)
+    # row 0 has labels 0 and 2, row 1 none, row 2 label 1
+    labels = SparseBatch(torch.tensor([0, 2, 1]), torch.ones(3), torch.tensor([0, 2, 2, 3]), L)
+    return Batch(inputs, labels, torch.arange(rows))
+
+
+TARGETS = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]])
+
+
+def models():
+    torch.manual_seed(0)
+    return {
+        "classifier": Classifier(Identity(), L),
+        "spen": EnergyNetwork(Identity(), SPEN(F, L), MirrorDescent(steps=3)),
+        "icnn": EnergyNetwork(Identity(), ICNN(F, L, hidden=(3, 3)), MirrorDescent(steps=3, learn_step_sizes=True)),
+    }
+
+
+def test_losses_by_hand():
+    z = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 1.0], [-1.0, 3.0, 0.0]])
+    y = torch.sigmoid(z)
+    bce = functional.binary_cross_entropy(y, TARGETS, reduction="none").sum(-1).mean()
+    torch.testing.assert_close(LOSSES["bce"](z, TARGETS), bce)
+    torch.testing.assert_close(LOSSES["mse"](z, TARGETS), ((y - TARGETS) ** 2).sum() / 3)
+    log_p = torch.log_softmax(z, -1)
+    softmax = -(log_p[0, 0] / 2 + log_p[0, 2] / 2 + log_p[2, 1]) / 3
+    torch.testing.assert_close(LOSSES["softmax"](z, TARGETS), softmax)
+    f1 = [2 * (y[i] * TARGETS[i]).sum() / (y[i].sum() + TARGETS[i].sum()) for i in range(3)]
+    torch.testing.assert_close(LOSSES["soft_f1"](z, TARGETS), 1 - sum(f1) / 3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_differentiable_and_take_empty_batches(name):
+    z = torch.randn(3, L, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, TARGETS.double()), z)
+    assert LOSSES[name](torch.zeros(0, L), torch.zeros(0, L)) == 0
+
+
+def test_probabilities_follow_the_loss():
+    z = torch.randn(2, L)
+    torch.testing.assert_close(probabilities(z, "softmax").sum(-1), torch.ones(2))
+    assert torch.equal(probabilities(z, "bce"), torch.sigmoid(z))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "spen", "icnn"])
+@pytest.mark.parametrize("steps", ["last", "all"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_end_to_end_reaches_every_parameter_and_reads_x_once(kind, steps, loss):
+    model = models()[kind]
+    value = EndToEnd(loss, steps=steps)(model, make_batch())
+    assert value.shape == ()
+    value.backward()
+    assert model.features.calls == 1
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_cached_features_give_the_same_answer_without_reading_x():
+    for model in models().values():
+        batch = make_batch()
+        cached = CachedFeatures(model.compute_features(batch.inputs).detach())
+        model.features.calls = 0
+        logits = model(cached)
+        assert model.features.calls == 0
+        torch.testing.assert_close(logits, model(batch.inputs))
+
+
+def test_all_steps_weigh_the_last_most():
+    model = models()["spen"]
+    batch = make_batch()
+    losses = [LOSSES["bce"](z, TARGETS) for z in model.trajectory(batch.inputs)]
+    expected = (losses[0] / 3 + losses[1] / 2 + losses[2]) / (1 / 3 + 1 / 2 + 1)
+    torch.testing.assert_close(EndToEnd(steps="all")(model, batch), expected)
+
+
+def test_parameter_groups_cover_everything_once():
+    for model in models().values():
+        grouped = [id(p) for group in model.parameter_groups().values() for p in group]
+        assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_an_energy_networks_classifier_shares_its_weights():
+    model = models()["spen"]
+    classifier = model.as_classifier()
+    assert classifier.unary is model.energy.unary
+    assert classifier.features is model.features
+
+
+def test_unknown_names_are_errors():
+    with pytest.raises(ConfigError, match="did you mean 'bce'"):
+        EndToEnd("bec")
+    with pytest.raises(ConfigError, match="'all'"):
+        EndToEnd(steps="some")
