@@ -52,10 +52,10 @@ def test_shapes_of_xml_cnn_over_words() -> None:
 def test_initial_weights() -> None:
     torch.manual_seed(0)
     network = KimCNN(2000, embedding_dim=50, windows=(3,))
-    embedding, convolution = network.embedding.weight, network.convolutions[0]
+    embedding, convolution = network.embedding.weight.detach(), network.convolutions[0]
     assert abs(float(embedding[1:].std()) - 0.1) < 0.002
     assert not embedding[0].any()
-    assert abs(float(convolution.weight.std()) - math.sqrt(2 / 150)) < 0.005
+    assert abs(float(convolution.weight.detach().std()) - math.sqrt(2 / 150)) < 0.005
     assert not convolution.bias.any()
 
 
@@ -66,7 +66,7 @@ def test_vectors_fill_the_rows_they_cover(build) -> None:
     vectors[0] = 9.0
     vectors[1] = math.nan
     vectors[300:, 3] = math.nan
-    weight = build(500, embedding_dim=40, vectors=vectors).embedding.weight
+    weight = build(500, embedding_dim=40, vectors=vectors).embedding.weight.detach()
     assert torch.equal(weight[2:300], vectors[2:300])
     assert not weight[0].any()
     assert weight.isfinite().all()
@@ -76,7 +76,7 @@ def test_vectors_fill_the_rows_they_cover(build) -> None:
 
 def test_vectors_that_cover_nothing() -> None:
     torch.manual_seed(0)
-    weight = KimCNN(500, embedding_dim=40, vectors=torch.full((500, 40), math.nan)).embedding.weight
+    weight = KimCNN(500, embedding_dim=40, vectors=torch.full((500, 40), math.nan)).embedding.weight.detach()
     assert abs(float(weight[1:].std()) - 0.1) < 0.01
 
 
@@ -91,10 +91,8 @@ def test_vectors_of_another_shape() -> None:
 def test_other_kinds_of_input(build) -> None:
     network = build(10, embedding_dim=8)
     table = SparseBatch(torch.tensor([1]), torch.ones(1), torch.tensor([0, 1]), 40)
-    with pytest.raises(
-        ConfigError,
-        match=f"{build.__name__} takes token sequences, got a table of 40 columns: set data.inputs: tokens, or use bag_of_words",
-    ):
+    message = f"{build.__name__} takes token sequences, got a table of 40 columns: set data.inputs: tokens, or use"
+    with pytest.raises(ConfigError, match=message):
         network(table)
     with pytest.raises(ConfigError, match="got cached features"):
         network(CachedFeatures(torch.ones(1, 2)))
@@ -109,7 +107,7 @@ def test_ids_outside_the_vocabulary() -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="unknown conv_axis 'word' .did you mean 'words'"):
+    with pytest.raises(ConfigError, match=r"unknown conv_axis 'word' .did you mean 'words'"):
         XMLCNN(10, conv_axis="word")
     with pytest.raises(ConfigError, match="windows of at most embedding_dim, got 8 for 5"):
         XMLCNN(10, embedding_dim=5, conv_axis="embedding")
