@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from energynets.baselines import BayesOptimal, LabelFrequency, LinearOneVsRest, NearestNeighbours
+from energynets.baselines import BASELINES, BayesOptimal
 from energynets.data.dataset import MultiLabelDataset, TokenSequences
-from energynets.data.load import data_root, load_dataset
+from energynets.data.load import find_file, load_dataset
 from energynets.data.prepare import Preparation, TextOptions
 from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from energynets.config import Experiment
     from energynets.training.progress import Progress
 
-BASELINES = ("linear", "neighbours", "label_frequency", "bayes_optimal")
+
+# Keys of the data section that are arguments of `load_dataset`.
+_FILES = ("name", "format", "train", "validation", "test", "labels", "root")
+_SOURCE = (*_FILES, "validation_share", "test_share", "split_seed", "max_documents")
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,8 @@ def build_dataset(
         DataError: as the reader of the format.
     """
     settings = experiment.data
-    fields = ("name", "format", "train", "validation", "test", "labels", "root")
-    fields += ("validation_share", "test_share", "split_seed", "max_documents")
     raw = load_dataset(
-        **{name: getattr(settings, name) for name in fields},
+        **{name: getattr(settings, name) for name in _SOURCE},
         planted=None if settings.planted is None else settings.planted.model_dump(),
         progress=None if progress is None else progress.reading,
     )
@@ -90,16 +90,27 @@ def prepared_documents(experiment: Experiment, data: BuiltData) -> MultiLabelDat
     return data.raw if experiment.model.kind == "bayes_optimal" else data.prepared
 
 
-def build_vectors(experiment: Experiment, preparation: Preparation) -> Tensor | None:
-    """The pretrained word vectors that `data.vectors` names, (V, D) with NaN rows for words without one; or None."""
-    if experiment.data.vectors is None:
+def build_vectors(
+    experiment: Experiment, preparation: Preparation, *, progress: Progress | None = None
+) -> Tensor | None:
+    """The pretrained word vectors that `data.vectors` names, (V, D) with NaN rows for words without one; or None.
+
+    Raises:
+        ConfigError: the inputs were never words.
+        DataError: the file is missing or no file of vectors.
+    """
+    settings = experiment.data
+    if settings.vectors is None:
         return None
-    words = preparation.words
-    if words is None:
-        raise ConfigError("data.vectors: these data have no vocabulary of words that vectors could belong to")
-    path = Path(data_root(experiment.data.root)) / experiment.data.vectors
-    matrix, _ = read_vectors(path, words)
-    return torch.as_tensor(matrix)
+    if preparation.words is None:
+        raise ConfigError("data.vectors: the inputs are not text, so there are no words that vectors could belong to")
+    path = find_file(settings.vectors, settings.root)
+    matrix, coverage = read_vectors(
+        path, preparation.words, counts=preparation.word_counts, progress=None if progress is None else progress.reading
+    )
+    if progress is not None:
+        progress.note(f"{path.name}: {coverage}")
+    return torch.from_numpy(matrix)
 
 
 def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None = None) -> nn.Module | Any:
@@ -116,7 +127,7 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
     Raises:
         ConfigError: features that cannot read these inputs, or a posterior of data that were not planted.
     """
-    settings = experiment.model
+    settings: Any = experiment.model
     if settings.kind in BASELINES:
         return _build_baseline(experiment)
     with torch.random.fork_rng(devices=[]):
@@ -135,19 +146,6 @@ def kind_label(experiment: Experiment) -> str:
     if model.kind == "energy_network":
         return str(model.energy.kind)
     return str(model.features.kind) if model.kind == "classifier" else str(model.kind)
-
-
-def load_baseline(experiment: Experiment, folder: Path) -> Any:
-    """A fitted baseline as `save` left it."""
-    return _BASELINES[experiment.model.kind].load(folder)
-
-
-_BASELINES: dict[str, Any] = {
-    "linear": LinearOneVsRest,
-    "neighbours": NearestNeighbours,
-    "label_frequency": LabelFrequency,
-    "bayes_optimal": BayesOptimal,
-}
 
 
 def _arguments(section: Any) -> dict[str, Any]:
@@ -180,4 +178,4 @@ def _build_baseline(experiment: Experiment) -> Any:
         if experiment.data.planted is None:
             raise ConfigError("model.kind: bayes_optimal is the posterior of planted data; it needs data.planted")
         return BayesOptimal(experiment.data.planted.model_dump())
-    return _BASELINES[kind](**_arguments(experiment.model))
+    return BASELINES[kind](**_arguments(experiment.model))

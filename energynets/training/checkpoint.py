@@ -163,7 +163,9 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], source:
     own = module.state_dict()
     for problem, names in (("lacks", own.keys() - weights.keys()), ("has an unknown", weights.keys() - own.keys())):
         if names:
-            raise CheckpointError(f"{source}: {problem} tensor {min(names)!r} ({len(names)} such); another model's file?")
+            raise CheckpointError(
+                f"{source}: {problem} tensor {min(names)!r} ({len(names)} such); another model's file?"
+            )
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
             raise CheckpointError(

@@ -77,9 +77,7 @@ class Measures:
 
     def metrics(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, float]:
         """Every metric of `metric_names`."""
-        return evaluate_scores(
-            scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks
-        )
+        return evaluate_scores(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
 
 
 def evaluate(
@@ -135,7 +133,7 @@ def evaluate(
         if dataset is None:
             raise ConfigError("evaluate: a model needs a data set; only a run knows its own")
         measures = Measures.make(dataset, ks, propensity, top)
-    scoring = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
+    scoring: dict[str, Any] = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
     documents = dataset.split(split)
     if threshold is None and len(dataset.splits.get("validation", ())):
         validation = dataset.split("validation")

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energynets.data.dataset import Inputs, MultiLabelDataset, TextDocuments
+import numpy as np
+from scipy.sparse import csr_array
+
+from energynets.baselines import load_baseline
+from energynets.data.dataset import Documents, Inputs, MultiLabelDataset, TextDocuments, num_rows
+from energynets.data.prepare import Preparation
 from energynets.errors import CheckpointError
 from energynets.metrics import TopScores
-from energynets.training.build import Sizes, build_dataset, build_model, load_baseline, prepared_documents
+from energynets.training.build import Sizes, build_dataset, build_model, prepared_documents
 from energynets.training.checkpoint import load_weights, read_file
 from energynets.training.machine import resolve_device
 from energynets.training.run import RunFolder, RunResult
@@ -18,7 +23,6 @@ from energynets.training.score import score
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
-    from energynets.data.prepare import Preparation
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,13 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedRun:
     Raises:
         CheckpointError: not a run, not finished, or its weights are damaged.
     """
-    from energynets.data.prepare import Preparation
-
     paths = RunFolder(Path(folder))
     experiment = paths.experiment()
     result = paths.read_result()
     preparation = Preparation.load(paths.preparation)
     model: Any
     if paths.baseline.is_dir():
-        model = load_baseline(experiment, paths.baseline)
+        model = load_baseline(paths.baseline)
     else:
         saved = read_file(paths.model)
         if saved.state.get("config_hash") != experiment.hash():
@@ -109,11 +111,6 @@ def predict(
         TopScores with indices (N, top) and values (N, top); `run.label_name` names them, and those above
         `run.threshold` are the run's predicted set.
     """
-    import numpy as np
-    from scipy.sparse import csr_array
-
-    from energynets.data.dataset import Documents, num_rows
-
     if not isinstance(run, TrainedRun):
         run = load_run(run)
     if isinstance(inputs, list | tuple):

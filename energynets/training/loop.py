@@ -1,4 +1,4 @@
-"""The loop over stages, epochs and batches: everything that happens to a model between its first and its last weights."""
+"""The loop over stages, epochs and batches: all that happens to a model between its first and last weights."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ from energynets.training.checkpoint import (
     optimizer_tensors,
     random_tensors,
 )
-from energynets.training.evaluate import Measures, check_monitor, smaller_is_better
 from energynets.training.interrupt import Interrupted, Request
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
 from energynets.training.optimizers import build_optimizer, schedule_factor, set_learning_rate
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder
-from energynets.training.score import score
 from energynets.training.stages import Position, stage_view, trained
+from energynets.training.validation import Validator
 
 if TYPE_CHECKING:
     from energynets.config import Experiment, Stage
@@ -51,8 +50,6 @@ class _Current:
     view: Any
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
-    train: Documents
-    validation: Documents | None
     train_features: Tensor | None = None
     validation_features: Tensor | None = None
 
@@ -93,11 +90,8 @@ class Loop:
         self.device = device
         self.request = request or Request()
         self.progress = progress or Progress()
-        self.measures = Measures.of(experiment.evaluation, dataset)
-        self.monitor = experiment.training.monitor
-        check_monitor(self.monitor, self.measures.ks)
+        self.validator = Validator(experiment, dataset, objective, device, self._scored)
         self.train = dataset.split("train")
-        self.validation = dataset.split("validation") if len(dataset.splits.get("validation", ())) else None
         self.fingerprint = dataset.fingerprint.sha256
         self.batches = math.ceil(len(self.train) / experiment.training.batch_size)
         self.position = Position()
@@ -127,7 +121,7 @@ class Loop:
         self.progress.stage(stage.name, at.stage + 1, len(self.experiment.stages), stage.epochs, self.batches)
         with trained(view, stage.trains, stage.name) as parameters:
             optimizer = build_optimizer(stage.optimizer, parameters)
-            current = _Current(stage, view, parameters, optimizer, self.train, self.validation)
+            current = _Current(stage, view, parameters, optimizer)
             if "features" not in stage.trains:
                 self._cache_features(current)
             self._restore_stage(optimizer)
@@ -147,19 +141,19 @@ class Loop:
     def _enter(self, current: _Current) -> None:
         """The entry is epoch 0: a stage that never gains on it gives back the weights it was given."""
         at = self.position
-        if current.validation is not None:
+        if self.validator.documents is not None:
             metrics = self._evaluate(current)
-            at.best_value, at.best_epoch, self.best = metrics[self.monitor], 0, self._weights()
+            at.best_value, at.best_epoch, self.best = metrics[self.validator.monitor], 0, self._weights()
             self._record(current.stage, metrics, None)
         at.entered = True
 
     def _run_epoch(self, current: _Current) -> None:
         at = self.position
         training = self.experiment.training
-        order = epoch_order(len(current.train), self.experiment.seed, at.order)
+        order = epoch_order(len(self.train), self.experiment.seed, at.order)
         current.view.train()
         for batch in batches(
-            current.train, training.batch_size, order=order, start=at.step, features=current.train_features
+            self.train, training.batch_size, order=order, start=at.step, features=current.train_features
         ):
             began = time.perf_counter()
             self._step(current, batch)
@@ -170,12 +164,14 @@ class Loop:
             self._stop_if_asked()
         epoch = at.epoch + 1
         metrics: dict[str, float] = {}
-        if current.validation is not None and (epoch % training.evaluate_every == 0 or epoch == current.stage.epochs):
+        if self.validator.documents is not None and (
+            epoch % training.evaluate_every == 0 or epoch == current.stage.epochs
+        ):
             metrics = self._evaluate(current)
         loss = at.loss_sum / at.loss_count
         at.end_epoch()
         if metrics:
-            self._compare(metrics[self.monitor])
+            self._compare(metrics[self.validator.monitor])
         self._record(current.stage, metrics, loss)
 
     def _step(self, current: _Current, batch: Batch) -> None:
@@ -216,57 +212,32 @@ class Loop:
         paths = self.folder.checkpoints.paths()
         kept = f"; the last checkpoint is {paths[-1].name}" if paths else ""
         return (
-            f"stage {stage.name!r}, epoch {at.epoch + 1}, step {at.step + 1} of {self.batches}: the {what}, on training "
-            f"rows {shown}; nothing was updated. Lower {' or '.join(knobs[:-1])}, or set {knobs[-1]}{kept}"
+            f"stage {stage.name!r}, epoch {at.epoch + 1}, step {at.step + 1} of {self.batches}: the {what}, on "
+            f"training rows {shown}; nothing was updated. Lower {' or '.join(knobs[:-1])}, or set {knobs[-1]}{kept}"
         )
 
     # ------------------------------------------------------------------------------------------------ validation
 
     def _evaluate(self, current: _Current) -> dict[str, float]:
-        """Every metric on validation, at the threshold that is best there; `loss` where it is monitored."""
-        assert current.validation is not None
-        evaluation = self.experiment.evaluation
+        """Metrics of the stage's view of the model; they must be numbers."""
         try:
-            scores = score(
-                current.view,
-                current.validation,
-                k=self.measures.top,
-                batch_size=evaluation.batch_size,
-                device=self.device,
-                loss=self.experiment.objective.loss,
-                features=current.validation_features,
-                on_batch=self._scored,
-            )
+            metrics = self.validator.metrics(current.view, current.validation_features)
+            if not math.isfinite(metrics[self.validator.monitor]):
+                value = metrics[self.validator.monitor]
+                raise InferenceError(f"{self.validator.monitor} is {value}")
         except InferenceError as error:
-            at = self.position
+            at, rate = self.position, current.stage.optimizer.learning_rate
             raise TrainingError(
-                f"stage {current.stage.name!r}, after epoch {at.epoch + bool(at.step)}: on validation, {error}. Lower "
-                f"training.stages[{at.stage}].optimizer.learning_rate (now {current.stage.optimizer.learning_rate:g})"
+                f"stage {current.stage.name!r}, after epoch {at.epoch + bool(at.step)}: on validation, {error}. "
+                f"Lower training.stages[{at.stage}].optimizer.learning_rate (now {rate:g})"
             ) from error
-        labels = current.validation.labels
-        metrics = self.measures.metrics(scores, labels, self.measures.threshold(scores, labels))
-        if self.monitor == "loss":
-            metrics["loss"] = self._validation_loss(current)
-        if not math.isfinite(metrics[self.monitor]):
-            raise TrainingError(f"stage {current.stage.name!r}: {self.monitor} on validation is {metrics[self.monitor]}")
         return metrics
-
-    def _validation_loss(self, current: _Current) -> float:
-        assert current.validation is not None
-        current.view.eval()
-        total = 0.0
-        size = self.experiment.evaluation.batch_size
-        with torch.no_grad():
-            for batch in batches(current.validation, size, features=current.validation_features):
-                total += float(self.objective(current.view, batch.to(self.device))) * len(batch)
-                self._stop_if_asked()
-        return total / len(current.validation)
 
     def _compare(self, value: float) -> None:
         """Keep the weights where the monitored value is better than any before in this stage."""
         at = self.position
         assert at.best_value is not None
-        if value < at.best_value if smaller_is_better(self.monitor) else value > at.best_value:
+        if self.validator.better(value, than=at.best_value):
             at.best_value, at.best_epoch, at.stale, self.best = value, at.epoch, 0, self._weights()
         else:
             at.stale += 1
@@ -288,15 +259,17 @@ class Loop:
     def _cache_features(self, current: _Current) -> None:
         """Features that no step of this stage changes: computed once, in evaluation mode, for all of its epochs."""
         storage = self.experiment.training.cache
-        cache = FeatureCache(self.model.features, storage=storage, folder=self.folder.cache if storage == "disk" else None)
+        cache = FeatureCache(
+            self.model.features, storage=storage, folder=self.folder.cache if storage == "disk" else None
+        )
         size = self.experiment.evaluation.batch_size
 
         def get(documents: Documents, split: str) -> Tensor:
             return cache.get(documents, key=f"{self.fingerprint}-{split}", batch_size=size, device=self.device)
 
-        current.train_features = get(current.train, "train")
-        if current.validation is not None:
-            current.validation_features = get(current.validation, "validation")
+        current.train_features = get(self.train, "train")
+        if self.validator.documents is not None:
+            current.validation_features = get(self.validator.documents, "validation")
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -315,7 +288,9 @@ class Loop:
         self.position = Position(**checkpoint.state["position"])
         self._resumed = checkpoint
         if not self.folder.truncate_metrics(self.position.metrics_size):
-            self.progress.note(f"{self.folder.metrics} is shorter than at the last checkpoint: its early lines are lost")
+            self.progress.note(
+                f"{self.folder.metrics} is shorter than at the last checkpoint: its early lines are lost"
+            )
         load_random_tensors(checkpoint.under("random"), self.device)
 
     def _restore_stage(self, optimizer: torch.optim.Optimizer) -> None:

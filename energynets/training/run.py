@@ -52,6 +52,7 @@ class RunResult:
         stages: [{"name", "epochs", "best_epoch", "best_value", "seconds"}]; epoch 0 is the stage's entry.
         version: of this package.
         finished: ISO time, UTC.
+        preparation: what was counted in reading and preparing: vocabulary, documents without tokens, ...
         device: that it trained on.
         trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
             "non_finite"} over the first validation documents.
@@ -73,6 +74,7 @@ class RunResult:
     stages: list[dict[str, Any]]
     version: str
     finished: str
+    preparation: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     trace: Mapping[str, Any] | None = field(default=None)
 
@@ -127,7 +129,9 @@ class RunFolder:
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"{self.folder}: a run needs a folder, but this is a file")
         if occupied and not resume:
-            raise ConfigError(f"{self.folder}: there is a run here already; continue it with --resume, or choose another name")
+            raise ConfigError(
+                f"{self.folder}: there is a run here already; continue it with --resume, or choose another name"
+            )
         if not self.config.exists() and occupied and any(entry.suffix != TEMPORARY for entry in self.folder.iterdir()):
             raise ConfigError(f"{self.folder}: not a run folder (no config.yaml), so nothing is written into it")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +140,17 @@ class RunFolder:
                 self._check_same(experiment)
             else:
                 write_text(self.config, experiment.to_yaml())
-            yield
+            try:
+                yield
+            except BaseException:
+                if not occupied and not self.metrics.exists() and not self.checkpoints.paths():
+                    self._clear()
+                raise
+
+    def _clear(self) -> None:
+        """Leave nothing of a run that failed before it began: the next attempt needs no other name."""
+        for entry in self.folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _check_same(self, experiment: Experiment) -> None:
         old, new = _flatten(self.experiment().model_dump(mode="json")), _flatten(experiment.model_dump(mode="json"))
@@ -168,7 +182,6 @@ class RunFolder:
     def save_preparation(self, preparation: Preparation, label_names: tuple[str, ...] | None) -> None:
         """What turns raw inputs into the model's, whole or not at all."""
 
-
         def save(folder: Path) -> None:
             preparation.save(folder)
             write_json(folder / self.label_names.name, label_names)
@@ -190,7 +203,7 @@ class RunFolder:
         except OSError as error:
             reason = "no space left on the device" if error.errno == errno.ENOSPC else str(error)
             raise CheckpointError(
-                f"{self.metrics}: cannot append: {reason}; checkpoints are untouched. Make room, then continue with --resume"
+                f"{self.metrics}: cannot append: {reason}; checkpoints are whole. Make room, then --resume"
             ) from error
 
     def truncate_metrics(self, size: int) -> bool:
@@ -219,7 +232,9 @@ class RunFolder:
         try:
             return RunResult.from_dict(json.loads(self.result.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise CheckpointError(f"{self.folder}: not a finished run (no result.json); finish it with --resume") from None
+            raise CheckpointError(
+                f"{self.folder}: not a finished run (no result.json); finish it with --resume"
+            ) from None
         except ValueError as error:
             raise CheckpointError(f"{self.result}: not what a run writes ({error})") from None
 
@@ -271,9 +286,12 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict) and tree:
-        return {key: leaf for name, child in tree.items() for key, leaf in _flatten(child, f"{prefix}.{name}" if prefix else name).items()}
-    return {prefix: tree}
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    leaves: dict[str, Any] = {}
+    for name, child in tree.items():
+        leaves |= _flatten(child, f"{prefix}.{name}" if prefix else name)
+    return leaves
 
 
 def _show(leaves: Mapping[str, Any], key: str) -> str:

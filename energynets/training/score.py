@@ -74,7 +74,9 @@ def score(
                 bad_B = ~torch.isfinite(logits_BL.gather(1, indices_BK)).all(dim=1).cpu()
                 if bad_B.any():
                     row = int(batch.rows[bad_B][0])
-                    raise InferenceError(f"document {row}: its scores are not numbers; the weights or inputs are not finite")
+                    raise InferenceError(
+                        f"document {row}: its scores are not numbers; the weights or inputs are not finite"
+                    )
                 # Vectorised sigmoids differ between lanes in the last bit, which can undo the order of two logits.
                 parts.append(TopScores(indices, np.minimum.accumulate(values, axis=1), logits_BL.shape[1]))
                 done += len(batch)

@@ -81,11 +81,11 @@ class Position:
         self.best_value, self.best_epoch, self.stale, self.stage_seconds = None, 0, 0, 0.0
 
 
-def stage_view(model: Any, trains: Sequence[str]) -> nn.Module:
+def stage_view(model: Any, trains: Sequence[str]) -> Any:
     """The model that a stage trains: where it does not train the energy, the energy network's own classifier."""
     if "energy" in trains or not hasattr(model, "as_classifier"):
-        return model  # type: ignore[no-any-return]
-    return model.as_classifier()  # type: ignore[no-any-return]
+        return model
+    return model.as_classifier()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.data.prepare import Preparation
 from energynets.errors import DataError
 from energynets.metrics import TopScores
 from energynets.objectives import OBJECTIVES
@@ -93,23 +94,20 @@ def train(
         run.save_environment(environment(device))
         data = _prepare(experiment, run, data, progress)
         reset_peak_memory(device)
-        model = build_model_for(experiment, data) if model is None else model
+        model = _build(experiment, data, progress) if model is None else model
         # A baseline is fitted in one call, with nothing to save before its end: Ctrl-C stops it at once.
         network = isinstance(model, nn.Module)
         with deterministic(device), interruptible(progress.note) if network else nullcontext(Request()) as request:
             return _Session(experiment, run, data, device, request, progress).train(model)
 
 
-def build_model_for(experiment: Experiment, data: BuiltData) -> Any:
-    """The untrained model of an experiment over its data."""
-    vectors = build_vectors(experiment, data.preparation)
+def _build(experiment: Experiment, data: BuiltData, progress: Progress) -> Any:
+    vectors = build_vectors(experiment, data.preparation, progress=progress)
     return build_model(experiment, Sizes.of(prepared_documents(experiment, data)), vectors=vectors)
 
 
 def _prepare(experiment: Experiment, run: RunFolder, data: BuiltData | None, progress: Progress) -> BuiltData:
     """The data; a resumed run prepares them as it did before, whatever fitting anew would give."""
-    from energynets.data.prepare import Preparation
-
     if run.preparation.is_dir():
         preparation = Preparation.load(run.preparation)
         if data is None:
@@ -134,6 +132,7 @@ class _Session:
     ) -> None:
         self.experiment = experiment
         self.run = run
+        self.data = data
         self.dataset: MultiLabelDataset = prepared_documents(experiment, data)
         self.device = device
         self.request = request
@@ -219,6 +218,7 @@ class _Session:
             stages=position.stages,
             version=package_version(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            preparation={**self.data.raw.documents.notes, **self.data.preparation.report()},
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
             trace=self._trace(model),
         )
@@ -257,9 +257,7 @@ class _Session:
         return inference_trace(model, self.dataset.documents[rows], self.experiment.evaluation.batch_size, self.device)
 
 
-def inference_trace(
-    model: Any, documents: Documents, batch_size: int, device: torch.device | str
-) -> dict[str, Any]:
+def inference_trace(model: Any, documents: Documents, batch_size: int, device: torch.device | str) -> dict[str, Any]:
     """How inference goes, step by step, averaged over documents.
 
     Returns:

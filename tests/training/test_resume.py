@@ -290,7 +290,7 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="checkpoint-000001.safetensors, is whole"):
+        with pytest.raises(CheckpointError, match=r"checkpoint-000001\.safetensors, is whole"):
             folder.save(Checkpoint({"model/weight": torch.zeros(100_000)}, {}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -339,6 +339,14 @@ def test_resume_writes_into_no_foreign_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run folder"):
         run_toy(tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
+    wrong = toy_experiment({"kind": "classifier", "features": {"kind": "kim_cnn"}})
+    with pytest.raises(ConfigError, match="reads token sequences"):
+        run_toy(tmp_path / "run", experiment=wrong)
+    assert not any((tmp_path / "run").iterdir())
+    run_toy(tmp_path / "run", experiment=toy_experiment(stages=[stage("unary", "features", "unary", epochs=1)]))
 
 
 def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ ONE = [stage("unary", "features", "unary", epochs=2)]
 ROW = {
     "name", "kind", "seed", "config_hash", "data", "metrics", "threshold", "train_seconds", "examples_per_second",
     "peak_memory_bytes", "peak_host_memory_bytes", "inference_ms_per_document", "parameters", "stages", "version",
-    "finished", "device",
+    "finished", "device", "preparation",
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_reading_what_is_no_finished_run(tmp_path: Path, spen: Path) -> None:
     with pytest.raises(CheckpointError, match="not a finished run"):
         load_run(tmp_path)
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="result.json"):
+    with pytest.raises(CheckpointError, match=r"result\.json"):
         load_run(tmp_path)
 
 
