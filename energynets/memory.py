@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +108,11 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
     if not experiment.stages:
         raise ConfigError(f"memory: model.kind {experiment.model.kind} has no weights before it has seen the data")
     with torch.device("meta"):
-        model = build_model(experiment, sizes)
+        model: Any = build_model(experiment, sizes)
     weights = {id(parameter): parameter for parameter in model.parameters()}
     batch_size = experiment.training.batch_size
     unroll = unroll_bytes(model, batch_size) if isinstance(model, EnergyNetwork) else 0
-    groups = model.parameter_groups()
+    groups: dict[str, list[nn.Parameter]] = model.parameter_groups()
     stages = []
     for stage in experiment.stages:
         trained = _bytes({id(p): p for group in stage.trains for p in groups.get(group, ())}.values())
@@ -136,9 +136,11 @@ def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
             kept[_storage(tensor)] = tensor
         return tensor
 
+    solve: Callable[..., Tensor] = model.solver.solve
+    condition: Callable[[Tensor], object] = model.energy.condition
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result is held until the count is taken: a freed storage could lend its identity to another.
-        result = model.solver.solve(model.energy, model.energy.condition(features))
+        result = solve(model.energy, condition(features))
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del result
     return total
@@ -183,7 +185,7 @@ def sizes_of(experiment: Experiment, *, inputs: int | None = None, labels: int |
     data = experiment.data
     features = getattr(experiment.model, "features", None)
     tokens = features is not None and features.kind != "bag_of_words"
-    known_inputs, known_labels = _known(experiment, tokens)
+    known_inputs, known_labels = _known(experiment)
     inputs, labels = inputs or known_inputs, labels or known_labels
     if inputs is None or labels is None:
         read = Sizes.of(prepared_documents(experiment, build_dataset(experiment)))
@@ -193,7 +195,7 @@ def sizes_of(experiment: Experiment, *, inputs: int | None = None, labels: int |
     return Sizes(inputs, labels, tokens)
 
 
-def _known(experiment: Experiment, tokens: bool) -> tuple[int | None, int | None]:
+def _known(experiment: Experiment) -> tuple[int | None, int | None]:
     data = experiment.data
     if data.planted is not None:
         return data.planted.vocabulary_size, data.planted.num_labels
@@ -201,11 +203,11 @@ def _known(experiment: Experiment, tokens: bool) -> tuple[int | None, int | None
         return None, None
     from energynets.data.catalogue import CATALOGUE
 
-    entry: Any = CATALOGUE.get(data.name) if data.name else None
+    entry = CATALOGUE.get(data.name) if data.name else None
     if entry is None:
         return None, None
     # A vocabulary is cut from the training text: its size is at most what the configuration allows.
-    return (data.text.vocabulary_size if tokens else getattr(entry, "inputs", None)), getattr(entry, "labels", None)
+    return entry.facts.features or data.text.vocabulary_size, entry.facts.num_labels
 
 
 # ------------------------------------------------------------------------------------------------------ printing

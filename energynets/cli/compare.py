@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from energynets.cli.options import Json, Overrides, Quiet, print_json
-from energynets.cli.progress import describe
+from energynets.cli.options import Json, Overrides, Quiet, describe, print_json
+from energynets.compare.cells import Cell, CompareProgress
 from energynets.errors import ConfigError
 
 
@@ -34,7 +35,7 @@ def compare(
 
     Example: energynets compare configs/bibtex/*.yaml --seeds 3 --folder comparisons/bibtex
     """
-    from energynets import compare as room
+    from energynets.compare.comparison import compare as run_comparison
     from energynets.compare.demonstration import demonstration
     from energynets.config import Experiment
 
@@ -47,8 +48,8 @@ def compare(
     began = time.monotonic()
     watcher = Watcher(experiments[0].training.monitor, quiet=quiet)
     try:
-        with watcher:
-            comparison = room(experiments, seeds=seeds, folder=folder, progress=watcher)
+        with watcher, _stopping():
+            comparison = run_comparison(experiments, seeds=seeds, folder=folder, progress=watcher)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
     if as_json:
@@ -71,6 +72,21 @@ def compare(
         raise typer.Exit(1)
 
 
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C, and both do even where a shell started us with SIGINT ignored."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _name(configs: list[Path]) -> str:
     """The folder that holds them all, or the only file's name."""
     if len(configs) == 1:
@@ -81,7 +97,7 @@ def _name(configs: list[Path]) -> str:
     return parents.pop().name
 
 
-class Watcher:
+class Watcher(CompareProgress):
     """A comparison as it runs: a spinner with the latest epoch on a terminal, a line per run elsewhere."""
 
     def __init__(self, monitor: str, *, quiet: bool) -> None:
@@ -98,16 +114,16 @@ class Watcher:
     def __exit__(self, *error: Any) -> None:
         self._status.__exit__(*error)
 
-    def cell(self, cell: Any, number: int, cells: int) -> None:
+    def cell(self, cell: Cell, number: int, cells: int) -> None:
         """A run begins."""
         self._where, self._began = f"[{number}/{cells}] {cell.name}", time.monotonic()
         self._show(self._where)
 
-    def evaluation(self, cell: Any, line: Mapping[str, Any]) -> None:
+    def evaluation(self, cell: Cell, line: Mapping[str, Any]) -> None:
         """A run has ended an epoch."""
         self._show(f"{self._where}  {describe(line, self.monitor)}")
 
-    def finished(self, cell: Any, result: Mapping[str, Any] | None, failure: str | None, kept: bool) -> None:
+    def finished(self, cell: Cell, result: Mapping[str, Any] | None, failure: str | None, kept: bool) -> None:
         """A run has ended."""
         if result is None:
             text = f"failed: {failure}"

@@ -41,3 +41,17 @@ def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-".rjust(8) if value is None else f"{100 * value:8.2f}"
+
+
+def describe(line: Mapping[str, Any], monitor: str) -> str:
+    """One evaluation of a run in words, from its line in metrics.jsonl."""
+    words = [f"{line['stage']} epoch {line['epoch']}"]
+    if line.get("train_loss") is not None:
+        words.append(f"loss {line['train_loss']:.4f}")
+    validation = line.get("validation") or {}
+    if monitor in validation and validation[monitor] is not None:
+        value = validation[monitor]
+        words.append(f"{monitor} {value:.4f}" if monitor == "loss" else f"{monitor} {100 * value:.2f}")
+    if line.get("seconds") is not None:
+        words.append(f"{line['seconds']:.0f} s")
+    return "  ".join(words)

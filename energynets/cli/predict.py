@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from energynets.cli.options import Json, RunArgument
+from energynets.cli.options import RunArgument
+from energynets.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from energynets.training import TrainedRun
@@ -17,15 +20,100 @@ if TYPE_CHECKING:
 def predict(
     run: RunArgument,
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Text, a document a line (- is stdin), or a data file.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Text, a document a line (- is stdin), or a data file.", show_default=False
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Labels of each document.")] = 5,
     file_format: Annotated[
-        str | None, typer.Option("--format", help="Reader of the file; default: lines of text, or the run's own format.")
+        str | None,
+        typer.Option("--format", help="Reader of the file; default: lines of text, or the run's own format."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each document.")] = False,
 ) -> None:
-    """The most probable labels of new documents; those above the run's threshold are marked with *.
+    """Print the most probable labels of new documents; * marks those above the run's threshold.
 
     Example: echo "wheat exports rise" | energynets predict runs/reuters-spen - --top 3
     """
+    from energynets.training import load_run
+    from energynets.training import predict as score
+
+    trained = load_run(run)
+    inputs = _read(trained, source, file_format)
+    scores = score(trained, inputs, top=top)
+    for number, found in enumerate(_documents(trained, scores)):
+        if as_json:
+            typer.echo(json.dumps({"document": number, "labels": found}, ensure_ascii=False))
+        else:
+            labels = (f"{label['name']} {label['score']:.3f}{'*' if label['predicted'] else ''}" for label in found)
+            typer.echo(f"{number + 1}\t" + "  ".join(labels))
+
+
+def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:
+    for labels, values in zip(scores.indices.tolist(), scores.values.tolist(), strict=True):
+        yield [
+            {"name": trained.label_name(label), "id": label, "score": round(value, 6), "predicted": value > trained.threshold}
+            for label, value in zip(labels, values, strict=True)
+        ]
+
+
+def _read(trained: TrainedRun, source: str, file_format: str | None) -> Any:
+    """Documents of the kind the run was trained on."""
+    from energynets.data.dataset import TextDocuments
+
+    settings, raw = trained.experiment.data, trained.preparation.raw
+    if file_format is None and (raw == "text" or settings.planted is not None):
+        inputs: Any = TextDocuments(tuple(_lines(source)))
+    elif source == "-":
+        raise ConfigError("predict: - reads lines of text; give a data file as INPUT, and its --format")
+    else:
+        inputs = _read_file(trained, source, file_format)
+    if settings.planted is not None and isinstance(inputs, TextDocuments):
+        from energynets.data.planted import PlantedSpec, tokens_of_texts
+
+        return tokens_of_texts(PlantedSpec(**settings.planted.model_dump()), inputs)
+    return inputs
+
+
+def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any:
+    from energynets.data.catalogue import CATALOGUE
+    from energynets.data.load import data_root, find_file
+    from energynets.data.readers import READERS
+
+    settings = trained.experiment.data
+    entry = CATALOGUE.get(settings.name) if settings.format is None and settings.name else None
+    own = entry.facts.format if entry is not None else settings.format
+    name = file_format or own
+    if name is None:
+        raise ConfigError(f"predict: --format: expected the reader of {source}, one of {', '.join(sorted(READERS))}")
+    if name not in READERS:
+        raise ConfigError(f"predict: --format: unknown format {name!r}{nearest(name, READERS)}")
+    options: dict[str, Any] = {}
+    if name == own and entry is not None:
+        options |= entry.facts.options
+        if entry.facts.labels is not None:
+            options["labels"] = entry.locate(entry.facts.labels, data_root(settings.root))
+    elif name == own and settings.labels is not None:
+        options["labels"] = find_file(settings.labels, settings.root)
+    elif name == "tsv" and trained.label_names is not None:
+        options["label_names"] = trained.label_names
+    if name == "reuters":
+        options["split"] = "test"
+    return READERS[name](Path(source), **options).inputs
+
+
+def _lines(source: str) -> list[str]:
+    """One document a line."""
+    try:
+        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(f"{source}: cannot read: {error.strerror}") from None
+    where = "standard input" if source == "-" else source
+    try:
+        lines = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start}") from None
+    if not lines:
+        raise DataError(f"{where}: no documents; expected one a line")
+    return lines

@@ -30,7 +30,7 @@ def train(
 
     folder = folder or Path("runs") / experiment.name
     with Display(experiment.training.monitor, quiet=quiet) as display:
-        result = run_training(experiment, folder=folder, resume=resume, progress=display)  # type: ignore[arg-type]
+        result = run_training(experiment, folder=folder, resume=resume, progress=display)
     if as_json:
         print_json(result.to_dict())
         return

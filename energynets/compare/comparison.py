@@ -290,7 +290,17 @@ def _check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> No
                 )
 
 
-_SOURCE = ("name", "format", "train", "validation", "test", "labels", "root", "validation_share", "test_share")
+_SOURCE: tuple[str, ...] = (
+    "name",
+    "format",
+    "train",
+    "validation",
+    "test",
+    "labels",
+    "root",
+    "validation_share",
+    "test_share",
+)
 _SOURCE += ("split_seed", "max_documents")
 
 

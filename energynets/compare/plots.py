@@ -23,7 +23,7 @@ _SERIES = [f"#0404{number:02x}" for number in range(NUM_COLORS)]
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--rule"} | {
     color: f"--series-{number}" for number, color in enumerate(_SERIES)
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.edgecolor": _GRID,
@@ -62,8 +62,8 @@ def _figure(
     finished: list[str] = []
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         # Not pyplot: no window system, no state left behind.
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[union-attr]
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine("constrained", h_pad=0.12)
         axes = figure.subplots(rows, columns, squeeze=False)
         yield figure, axes.ravel(), finished
         out = io.StringIO()
@@ -170,12 +170,17 @@ def learning_curves(comparison: Comparison, monitor: str) -> str | None:
 
 
 def _curve(lines: Sequence[Mapping[str, Any]], monitor: str) -> list[dict[str, Any]]:
+    """Validation points of one run, its epochs counted on over the stages."""
     points: list[dict[str, Any]] = []
+    before = 0
     for line in lines:
         value = (line.get("validation") or {}).get(monitor)
-        if value is not None:
-            point = {"epoch": len(points) + 1, "seconds": line.get("seconds") or 0.0, "stage": line.get("stage")}
-            points.append({**point, "value": value})
+        if value is None:
+            continue
+        if points and points[-1]["stage"] != line.get("stage"):
+            before = points[-1]["epoch"]
+        place = {"epoch": before + line["epoch"], "seconds": line.get("seconds") or 0.0, "stage": line.get("stage")}
+        points.append({**place, "value": value})
     return points
 
 
@@ -194,11 +199,11 @@ def inference_traces(comparison: Comparison) -> str | None:
                 mean = [statistics.fmean(values) for values in zip(*traces, strict=False)]
                 label = row.name if axis is axes[0] else None
                 axis.plot(mean, "o-", color=palette[row.name], markersize=3, label=label)
-        axes[0].set_title("energy E(y; x), mean over validation")
+        axes[0].set_title("energy above that of the last step")
         axes[1].set_title("gradient norm ‖dE/dy‖")
-        if all(value > 0 for row in rows for trace in _traces(row, "gradient_norm") for value in trace):
-            axes[1].set_yscale("log")
-        for axis in axes:
+        for axis, key in zip(axes, ("energy", "gradient_norm"), strict=True):
+            if all(value > 0 for row in rows for trace in _traces(row, key) for value in trace):
+                axis.set_yscale("log")
             axis.set_xlabel("inference step")
             axis.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside lower center", ncols=min(5, len(rows)))
@@ -207,4 +212,8 @@ def inference_traces(comparison: Comparison) -> str | None:
 
 def _traces(row: Row, key: str) -> list[list[float]]:
     found = [(result.get("trace") or {}).get(key) for result in row.results]
-    return [trace for trace in found if trace and all(value is not None for value in trace)]
+    whole = [trace for trace in found if trace and all(value is not None for value in trace)]
+    if key != "energy":
+        return whole
+    # Energies of different models have different zeros; what compares is how far each still has to fall.
+    return [[value - trace[-1] for value in trace[:-1]] for trace in whole if len(trace) > 1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from energynets import __version__
 from energynets.compare import plots
-from energynets.compare.table import Column, best, caption, columns
+from energynets.compare.table import Column, best, caption, columns, label
 from energynets.errors import MissingExtraError
 from energynets.strict_yaml import parse_yaml
 
@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison, Row
 
 _TEMPLATE = Path(__file__).with_name("report.html")
-_ENVIRONMENT = ("energynets", "git_commit", "torch", "numpy", "python", "platform", "cpu", "cpu_count", "threads")
+_ENVIRONMENT: tuple[str, ...] = (
+    "energynets",
+    "git_commit",
+    "torch",
+    "numpy",
+    "python",
+    "platform",
+    "cpu",
+    "cpu_count",
+    "threads",
+)
 _ENVIRONMENT += ("device", "device_name", "cuda")
 
 
@@ -81,6 +91,7 @@ def _row(comparison: Comparison, shown: list[Column], costs: list[Column], row: 
     stages = row.results[0].get("stages", []) if row.results else []
     return {
         "name": row.name,
+        "label": label(row),
         "kind": row.kind,
         "learned": row.learned,
         "cells": cells,

@@ -46,7 +46,7 @@ class Column:
         """`mean ± std`, `mean` where there is one value, `-` where there is none."""
         value = self.read(row)
         if value is None:
-            return "failed" if row.failures and not row.results else "-"
+            return "-"
         mean = f"{self.scale * value.mean:,.{self.digits}f}"
         if not spread or self.cost:
             return mean
@@ -81,6 +81,14 @@ def columns(comparison: Comparison) -> list[Column]:
     shown.append(quantity("weights", "parameters", 1, 0, 2))
     shown.append(quantity("peak MiB", "peak_memory_bytes", 1 / 2**20, 0, 3))
     return shown
+
+
+def label(row: Row) -> str:
+    """The row's name, and how many of its seeds have failed."""
+    if not row.failures:
+        return row.name
+    runs = len(row.results) + len(row.failures)
+    return f"{row.name} (failed)" if not row.results else f"{row.name} ({len(row.results)} of {runs} seeds)"
 
 
 def best(column: Column, rows: Sequence[Row]) -> Row | None:
@@ -122,7 +130,7 @@ def to_markdown(comparison: Comparison) -> str:
         "| :-- |" + " --: |" * len(shown),
     ]
     for row in comparison.rows:
-        lines.append(f"| {row.name} | " + " | ".join(column.text(row) for column in shown) + " |")
+        lines.append(f"| {label(row)} | " + " | ".join(column.text(row) for column in shown) + " |")
     return (
         f"# {comparison.name}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"{c}  " for c in caption(comparison)) + "\n"
     )
@@ -160,7 +168,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
     for number, row in enumerate(comparison.rows):
         following = comparison.rows[number + 1 : number + 2]
         ends = row.kind == "label_frequency" or any(next_row.kind == "bayes_optimal" for next_row in following)
-        table.add_row(row.name, *(_aligned(comparison, column, row) for column in shown), end_section=ends)
+        table.add_row(label(row), *(_aligned(comparison, column, row) for column in shown), end_section=ends)
     console.print(table)
     for line in caption(comparison):
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
@@ -175,6 +183,6 @@ def _aligned(comparison: Comparison, column: Column, row: Row) -> str:
 
 
 def _width(comparison: Comparison, shown: Sequence[Column]) -> int:
-    widths = [max(len(row.name) for row in comparison.rows)]
+    widths = [max(len(label(row)) for row in comparison.rows)]
     widths += [max(len(column.title), *(len(column.text(row)) for row in comparison.rows)) for column in shown]
     return sum(widths) + 3 * len(widths)

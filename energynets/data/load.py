@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from energynets.data.dataset import SPLITS, Documents, MultiLabelDataset, csr
+from energynets.data.dataset import Documents, MultiLabelDataset, csr
 from energynets.data.readers import READERS, reuters
 from energynets.data.readers.source import Progress
+from energynets.data.splits import Source, with_splits
 from energynets.errors import ConfigError, DataError, nearest
 
 # Formats without a header: a file's largest index says how large D and L are at least.
@@ -96,7 +97,7 @@ def load_dataset(
     if max_documents is not None and max_documents < 1:
         raise ConfigError(f"data.max_documents: expected 1 or more, got {max_documents}")
 
-    source: _Source
+    source: Source
     if planted is not None:
         source = _of_dataset(_planted(planted), name)
     elif format is not None:
@@ -106,29 +107,15 @@ def load_dataset(
     else:
         assert name is not None, "checked above"
         source = _of_dataset(_catalogue_entry(name).load(data_root(root), progress=progress), None)
-    return _split(source, validation_share, test_share, split_seed, max_documents)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Documents, the splits that came with them, and how those came about."""
-
-    name: str
-    documents: Documents
-    splits: dict[str, np.ndarray]
-    rule: str
-
-
-# -------------------------------------------------------------------------------------------------------- sources
+    return with_splits(source, validation_share, test_share, split_seed, max_documents)
 
 
 def _catalogue_entry(name: str) -> Any:
     from energynets.data.catalogue import CATALOGUE  # which knows readers, so it is not for the top of this module
 
-    entries = CATALOGUE if isinstance(CATALOGUE, Mapping) else {entry.name: entry for entry in CATALOGUE}
-    if name not in entries:
-        raise ConfigError(f"data.name: no data set {name!r} in the catalogue{nearest(name, entries)}")
-    return entries[name]
+    if name not in CATALOGUE:
+        raise ConfigError(f"data.name: no data set {name!r} in the catalogue{nearest(name, CATALOGUE)}")
+    return CATALOGUE[name]
 
 
 def _planted(fields: Mapping[str, Any]) -> MultiLabelDataset:
@@ -137,8 +124,8 @@ def _planted(fields: Mapping[str, Any]) -> MultiLabelDataset:
     return generate(**fields)
 
 
-def _of_dataset(dataset: MultiLabelDataset, name: str | None) -> _Source:
-    return _Source(name or dataset.name, dataset.documents, dict(dataset.splits), dataset.split_rule)
+def _of_dataset(dataset: MultiLabelDataset, name: str | None) -> Source:
+    return Source(name or dataset.name, dataset.documents, dict(dataset.splits), dataset.split_rule)
 
 
 def _of_files(
@@ -148,7 +135,7 @@ def _of_files(
     labels: str | Path | None,
     root: str | Path | None,
     progress: Progress | None,
-) -> _Source:
+) -> Source:
     if format not in READERS:
         raise ConfigError(f"data.format: unknown format {format!r}{nearest(format, READERS)}")
     if "train" not in files:
@@ -157,9 +144,9 @@ def _of_files(
     options: dict[str, Any] = {} if labels is None else {"labels": find_file(labels, root)}
     parts: dict[str, Documents] = {}
     if format == "reuters":
-        parts = reuters.read_splits(paths["train"], **options, progress=progress)
-        if set(paths) - {"train"} and len(set(paths.values())) > 1:
+        if len(set(paths.values())) > 1:
             raise ConfigError("data: format reuters takes one archive as `train`; its test split is in there")
+        parts = reuters.read_splits(paths["train"], **options, progress=progress)
         rule = "ModApte split of the archive"
     else:
         for split, path in paths.items():
@@ -175,7 +162,7 @@ def _of_files(
         raise DataError(f"{', '.join(str(path) for path in paths.values())}: {error}") from None
     begins = np.cumsum([0, *(len(part) for part in parts.values())])
     splits = {split: np.arange(begins[i], begins[i + 1]) for i, split in enumerate(parts)}
-    return _Source(name or _stem(paths["train"]), documents, splits, rule)
+    return Source(name or _stem(paths["train"]), documents, splits, rule)
 
 
 def _widened(parts: Mapping[str, Documents]) -> dict[str, Documents]:
@@ -198,43 +185,3 @@ def _widened(parts: Mapping[str, Documents]) -> dict[str, Documents]:
 
 def _stem(path: Path) -> str:
     return path.name.partition(".")[0]
-
-
-# --------------------------------------------------------------------------------------------------------- splits
-
-
-def _split(
-    source: _Source, validation_share: float, test_share: float, split_seed: int, max_documents: int | None
-) -> MultiLabelDataset:
-    splits, rules = dict(source.splits), [source.rule]
-    if "test" not in splits and test_share > 0:
-        whole = splits["train"]
-        splits["train"], splits["test"] = _draw(whole, test_share, [split_seed, SPLITS.index("test")])
-        rules.append(f"test {test_share:g} of {len(whole)} documents drawn with seed {split_seed}")
-    if "validation" not in splits and validation_share > 0:
-        whole = splits["train"]
-        splits["train"], splits["validation"] = _draw(whole, validation_share, [split_seed, SPLITS.index("validation")])
-        rules.append(f"validation {validation_share:g} of {len(whole)} training documents drawn with seed {split_seed}")
-    documents = source.documents
-    if max_documents is not None:
-        splits = {split: rows[:max_documents] for split, rows in splits.items()}
-        kept = np.unique(np.concatenate([*splits.values()]))
-        notes = {what: count for what, count in documents.notes.items() if len(kept) == len(documents)}
-        documents = replace(documents[kept], notes=notes)
-        splits = {split: np.searchsorted(kept, rows) for split, rows in splits.items()}
-        rules.append(f"the first {max_documents} of each")
-    ordered = {split: splits[split] for split in SPLITS if split in splits}
-    return MultiLabelDataset(source.name, documents, ordered, "; ".join(rules))
-
-
-def _draw(rows: np.ndarray, share: float, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(what stays, what is drawn), both sorted; at least one row each.
-
-    Raises:
-        DataError: fewer than two rows.
-    """
-    if len(rows) < 2:
-        raise DataError(f"{len(rows)} training documents cannot be split: give files for every split, or shares of 0")
-    drawn = min(len(rows) - 1, max(1, round(share * len(rows))))
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return np.sort(rows[order[drawn:]]), np.sort(rows[order[:drawn]])

@@ -166,7 +166,7 @@ def _damage(path: Path, key: str, identity: str, shape: tuple[int, int], dtype: 
         return None if digest.hexdigest() == facts["sha256"] else "its contents do not match their checksum"
     except FileNotFoundError:
         return "it was not finished"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         return f"cannot be read ({error})"
 
 

@@ -27,13 +27,13 @@ def random_documents(seed: int, lengths: tuple[int, ...] = (0, 1, 2, 5, 9, 14, 3
 
 def kim(**changes: object) -> KimCNN:
     torch.manual_seed(0)
-    arguments = {"embedding_dim": 6, "windows": (1, 3, 4), "num_filters": 5, "embedding_dropout": 0.3, "dropout": 0.4}
+    arguments = {"embedding_dim": 6, "windows": (1, 3, 4), "num_filters": 3, "embedding_dropout": 0.3, "dropout": 0.4}
     return with_biases(KimCNN(V, **(arguments | changes)))  # type: ignore[arg-type]
 
 
 def xml(**changes: object) -> XMLCNN:
     torch.manual_seed(0)
-    arguments = {"embedding_dim": 6, "windows": (2, 4), "num_filters": 5, "pooling_chunks": 3, "hidden": 7}
+    arguments = {"embedding_dim": 6, "windows": (2, 4), "num_filters": 3, "pooling_chunks": 3, "hidden": 4}
     return with_biases(XMLCNN(V, **(arguments | changes)))  # type: ignore[arg-type]
 
 
@@ -52,9 +52,9 @@ NETWORKS = {
     "xml words, more chunks than positions": lambda: xml(pooling_chunks=11),
     "xml embedding": lambda: xml(conv_axis="embedding", max_tokens=12),
     "xml embedding, stride 3, no bias": lambda: xml(
-        conv_axis="embedding", max_tokens=40, stride=3, windows=(2, 6, 1), bias=False
+        conv_axis="embedding", max_tokens=16, stride=3, windows=(2, 6, 1), bias=False
     ),
-    "xml embedding, more chunks than positions": lambda: xml(conv_axis="embedding", max_tokens=40, pooling_chunks=8),
+    "xml embedding, more chunks than positions": lambda: xml(conv_axis="embedding", max_tokens=16, pooling_chunks=8),
 }
 every_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS.keys())
 
@@ -118,7 +118,7 @@ def test_value_and_gradient_agree_with_a_loop_over_documents(build) -> None:
 def test_gradcheck(build) -> None:
     network, batch = build(), batch_of(random_documents(2, (0, 6, 3)))
     free = [p for name, p in network.named_parameters() if "embedding" not in name]
-    assert torch.autograd.gradcheck(lambda *_: network(batch), free)
+    assert torch.autograd.gradcheck(lambda *_: network(batch), free, fast_mode=True)
     used = sorted({t for document in random_documents(2, (0, 6, 3)) for t in document})
     table = network.embedding.weight
 
@@ -126,11 +126,11 @@ def test_gradcheck(build) -> None:
         changed = table.detach().clone().index_copy(0, torch.tensor(used), rows)
         return torch.func.functional_call(network, {"embedding.weight": changed}, (batch,))
 
-    assert torch.autograd.gradcheck(of_used, table.detach()[used].clone().requires_grad_())
+    assert torch.autograd.gradcheck(of_used, table.detach()[used].clone().requires_grad_(), fast_mode=True)
 
 
 @every_network
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     documents=st.lists(st.lists(st.integers(1, V - 1), max_size=20), min_size=1, max_size=6),
     padding=st.integers(0, 70),
@@ -199,12 +199,12 @@ def test_padding_row_stays_zero(build) -> None:
 
 
 def test_dropout_is_inverted_and_off_in_evaluation() -> None:
-    network, batch = kim(dropout=0.5, embedding_dropout=0.0), batch_of([[3, 4, 5, 6]])
-    assert torch.equal(network(batch), network(batch))
+    network, batch = kim(dropout=0.5, embedding_dropout=0.0), batch_of([[3, 4, 5, 6]] * 1000)
     kept = network(batch)
+    assert torch.equal(network(batch), kept)
     torch.manual_seed(0)
-    dropped = torch.cat([network.train()(batch) for _ in range(2000)])
-    torch.testing.assert_close(dropped.mean(0), kept[0], rtol=0.1, atol=1e-3)
+    dropped = network.train()(batch)
+    torch.testing.assert_close(dropped.mean(0), kept[0], rtol=0.15, atol=1e-3)
     assert set((dropped / kept).nan_to_num().round(decimals=9).unique().tolist()) <= {0.0, 2.0}
 
 
@@ -212,6 +212,6 @@ def test_embedding_dropout_drops_a_words_entries() -> None:
     network = kim(embedding_dropout=0.5)
     torch.manual_seed(0)
     words = torch.tensor([0, 3, 4])
-    dropped = torch.stack([network.embedding.train()(words) for _ in range(2000)])
-    torch.testing.assert_close(dropped.mean(0), network.embedding.weight[words], rtol=0.15, atol=5e-3)
+    dropped = torch.stack([network.embedding.train()(words) for _ in range(500)])
+    torch.testing.assert_close(dropped.mean(0), network.embedding.weight[words], rtol=0.25, atol=5e-3)
     assert 0.45 < float((dropped[:, 1:] == 0).double().mean()) < 0.55

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
+from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences, csr
 from energynets.data.planted.model import PlantedModel, zipf
 from energynets.data.planted.spec import PlantedSpec
 
@@ -43,7 +43,7 @@ class Sampler:
         tokens = self._tokens(random, documents, labels)
         indptr = np.searchsorted(documents, np.arange(CHUNK + 1))
         ones = np.ones(len(labels), dtype=np.float32)
-        return tokens, csr_array((ones, labels, indptr), shape=(CHUNK, spec.num_labels))
+        return tokens, csr(ones, labels, indptr, (CHUNK, spec.num_labels))
 
     def _labels(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(document, label) pairs that are on, sorted."""
@@ -149,7 +149,7 @@ def generate(
     inputs = TokenSequences(np.concatenate(ids), _offsets(lengths), spec.vocabulary_size)
     indices = np.concatenate(columns)
     ones = np.ones(len(indices), dtype=np.float32)
-    labels = csr_array((ones, indices, _offsets(counts)), shape=(total, spec.num_labels))
+    labels = csr(ones, indices, _offsets(counts), (total, spec.num_labels))
     return MultiLabelDataset(
         name="planted",
         documents=Documents(inputs, labels, label_names=label_names(spec.num_labels)),

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from energynets.data.readers.arff_header import NUMBER, Attribute, split_quoted, unquote
+from energynets.data.readers.rows import FLOAT32_MAX, Limits, Rows
 from energynets.data.readers.source import Block, decode, shown
-from energynets.data.readers.sparse_rows import Limits, Rows, number_of, parse_fast
+from energynets.data.readers.sparse_fast import parse_fast
+from energynets.data.readers.sparse_rows import number_of
 from energynets.errors import DataError
 
 _EMPTY_LINES = re.compile(rb"^[ \t\r]*(?:%[^\n]*)?\n", re.MULTILINE)
@@ -70,7 +72,7 @@ def _dense(data: bytes, attributes: Sequence[Attribute]) -> Rows | None:
         values = np.array(data[:-1].replace(b"\n", b",").split(b",")).astype(np.float64)
     except ValueError:
         return None
-    if not (np.abs(values) <= np.finfo(np.float32).max).all():
+    if not (np.abs(values) <= FLOAT32_MAX).all():
         return None
     return _dense_rows(values.reshape(-1, len(attributes)))
 

@@ -24,8 +24,8 @@ from energynets.data.readers.arff_rows import parse_rows
 from energynets.data.readers.label_names import closest
 from energynets.data.readers.mulan_xml import read_mulan_labels
 from energynets.data.readers.notes import documents_of
+from energynets.data.readers.rows import Rows
 from energynets.data.readers.source import Block, Progress, blocks, decode, shown
-from energynets.data.readers.sparse_rows import Rows
 from energynets.errors import DataError
 
 

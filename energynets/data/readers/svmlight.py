@@ -17,8 +17,9 @@ from pathlib import Path
 from energynets.data.dataset import Documents
 from energynets.data.readers.label_names import check_count, read_label_names
 from energynets.data.readers.notes import documents_of
-from energynets.data.readers.source import Block, Progress, blocks
-from energynets.data.readers.sparse_rows import Limits, Rows, parse_block
+from energynets.data.readers.rows import Limits, Rows
+from energynets.data.readers.source import Block, Progress, blocks, decode
+from energynets.data.readers.sparse_rows import parse_block
 from energynets.errors import DataError
 
 _COMMENT = re.compile(rb"[ \t]*#[^\n]*")
@@ -59,6 +60,8 @@ def read(
     limits = Limits(num_features, num_labels, first_feature, first_label)
     parts = []
     for block in blocks(path, progress):
+        if not block.data.isascii():  # before comments go, so that the offset in an error is that of the file
+            decode(block.data, path, line=block.line, offset=block.offset)
         _refuse_empty_lines(block, path)
         # A comment of its own line leaves an empty line, which keeps the line numbers; such rows are dropped below.
         comments = {line for line, text in enumerate(block.data.split(b"\n")) if text.lstrip().startswith(b"#")}

@@ -18,7 +18,7 @@ _LAYOUTS = {
     2: (("labels", "text"), ("text", "labels")),
     3: (("id", "labels", "text"), ("text", "labels", "id"), ("id", "text", "labels")),
 }
-_CLEARLY = 1.5  # times longer than the next column
+_CLEARLY = 2.0  # times longer than the next column
 HINT = "say which with columns=, or with a header line such as `id<TAB>labels<TAB>text`"
 
 
@@ -71,8 +71,11 @@ def detect_columns(
             f"longer than those of column {sizes[-2][1] + 1}: {HINT}"
         )
     layout = next(layout for layout in layouts if layout.index("text") == sizes[-1][1])
+    texts, labels = columns[layout.index("text")], columns[layout.index("labels")]
+    if len(set(texts)) < len(set(labels)):
+        raise DataError(f"{path}: taken as {', '.join(layout)}, the texts repeat more often than the labels: {HINT}")
     if "id" in layout:
-        ids, labels = columns[layout.index("id")], columns[layout.index("labels")]
+        ids = columns[layout.index("id")]
         if not _distinct(ids) and _distinct(labels):
             raise DataError(f"{path}: taken as {', '.join(layout)}, the ids repeat and the labels do not: {HINT}")
     return layout

@@ -16,8 +16,9 @@ from pathlib import Path
 from energynets.data.dataset import Documents
 from energynets.data.readers.label_names import check_count, read_label_names
 from energynets.data.readers.notes import documents_of
+from energynets.data.readers.rows import Limits, Rows
 from energynets.data.readers.source import Block, Progress, blocks, shown
-from energynets.data.readers.sparse_rows import Limits, Rows, parse_block
+from energynets.data.readers.sparse_rows import parse_block
 from energynets.errors import DataError
 
 

@@ -1,0 +1,74 @@
+"""Results as runs write them, made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from energynets.compare.comparison import Comparison, Row, order_rows
+
+KINDS = {"floor": "label_frequency", "linear": "linear", "spen": "spen", "ceiling": "bayes_optimal"}
+FINGERPRINT = {
+    "name": "planted",
+    "documents": 50,
+    "sizes": {"train": 30, "validation": 10, "test": 10},
+    "input_size": 200,
+    "labels": 8,
+    "sha256": "ab" * 32,
+    "split_rule": "drawn",
+}
+
+
+def result(name: str, seed: int = 0, value: float = 0.5, **changes: Any) -> dict[str, Any]:
+    """A result.json whose metrics all have one value."""
+    names = [f"{metric}@{k}" for k in (1, 3, 5) for metric in ("precision", "ndcg", "psp", "psndcg")]
+    sets = ["f1_example", "f1_micro", "f1_macro", "hamming_loss", "subset_accuracy"]
+    metrics = dict.fromkeys([*names, *sets, *(f"{name}_at_0.5" for name in sets)], value)
+    row = {
+        "name": name,
+        "kind": KINDS.get(name, "xml_cnn"),
+        "seed": seed,
+        "config_hash": "0" * 16,
+        "data": FINGERPRINT,
+        "metrics": {"validation": metrics, "test": metrics},
+        "threshold": {"value": 0.3, "rule": "f1_example"},
+        "train_seconds": 2.0,
+        "examples_per_second": 100.0,
+        "peak_memory_bytes": 2**28,
+        "inference_ms_per_document": 0.5,
+        "parameters": 1000,
+        "stages": [],
+        "version": "0",
+        "finished": "2026-01-01T00:00:00+00:00",
+    }
+    return {**row, **changes}
+
+
+def comparison(folder: Path, *, failures: dict[int, str] | None = None) -> Comparison:
+    """Three seeds of a SPEN between a floor, a linear line and a ceiling."""
+    trace = {"energy": [-1.0, -2.0, -2.5], "gradient_norm": [1.0, 0.1, 0.01]}
+    stages = [{"name": "unary", "epochs": 2, "best_epoch": 1, "best_value": 0.5, "seconds": 1.0}]
+    spen = [result("spen", seed, 0.5 + seed / 10, trace=trace, stages=stages) for seed in range(3)]
+    lines = tuple(
+        {"stage": stage, "epoch": epoch, "train_loss": 1.0, "seconds": 1.0, "validation": {"f1_example": 0.1 * epoch}}
+        for stage in ("unary", "energy")
+        for epoch in range(3)
+    )
+    rows = [
+        Row("ceiling", "bayes_optimal", (result("ceiling", value=0.9),), config="name: ceiling\n"),
+        Row("linear", "linear", (result("linear", value=0.4),), config="name: linear\n"),
+        Row("spen", "spen", tuple(spen), (lines,) * 3, failures or {}, "name: spen\ndata: {name: <b>}\n"),
+        Row("floor", "label_frequency", (result("floor", value=0.1),), config="name: floor\n"),
+    ]
+    environment = {"torch": "2.13.0", "device": "cpu"}
+    return Comparison(
+        folder.name,
+        folder,
+        order_rows(rows),
+        (0, 1, 2),
+        FINGERPRINT,
+        (1, 3, 5),
+        "f1_example",
+        environment,
+        "2026-01-01",
+    )

@@ -1,0 +1,83 @@
+"""The table of a comparison in all its forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent))
+from results import comparison, result
+
+from energynets.compare.comparison import Row, Spread
+from energynets.compare.table import best, columns, print_table, to_csv, to_markdown
+
+
+def test_spread_is_mean_and_sample_deviation() -> None:
+    spread = Spread.of([0.5, None, 0.6, 0.7])
+    assert spread is not None
+    assert spread.mean == pytest.approx(0.6)
+    assert spread.std == pytest.approx(statistics.stdev([0.5, 0.6, 0.7]))
+    assert Spread.of([0.5]) == Spread(0.5, None, (0.5,))
+    assert Spread.of([None, float("nan")]) is None
+
+
+def test_floor_is_first_and_ceiling_last(tmp_path: Path) -> None:
+    assert [row.name for row in comparison(tmp_path).rows] == ["floor", "linear", "spen", "ceiling"]
+
+
+def test_markdown_has_mean_and_spread_and_says_how(tmp_path: Path) -> None:
+    text = to_markdown(comparison(tmp_path))
+    assert "| spen | 60.00 ± 10.00 |" in text
+    assert "| linear | 40.00 |" in text
+    for said in ("seeds 0, 1, 2", "chosen on validation", "Run once", "floor, linear, ceiling", "sha256 abababababab"):
+        assert said in text
+    assert "F1 | F1 at 0.5" in text
+
+
+def test_csv_is_unrounded_and_regular(tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(comparison(tmp_path)))))
+    spen = next(row for row in rows if row["model"] == "spen")
+    assert float(spen["precision@1"]) == pytest.approx(0.6, abs=1e-15)
+    assert float(spen["precision@1_std"]) == pytest.approx(0.1)
+    assert (spen["seeds"], rows[0]["precision@1_std"]) == ("3", "")
+
+
+def test_best_is_of_learned_rows(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    shown = columns(found)
+    assert best(shown[0], found.rows).name == "spen"  # type: ignore[union-attr]
+    assert best(shown[-1], found.rows) is None
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_terminal_table_keeps_whole_columns(tmp_path: Path, width: int) -> None:
+    out = io.StringIO()
+    print_table(comparison(tmp_path), Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert "…" not in out.getvalue()
+    assert any("P@1" in line and "F1" in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines if "±" in line and "Metrics" not in line) <= width
+
+
+def test_failures_are_said_in_the_row_and_below(tmp_path: Path) -> None:
+    text = to_markdown(comparison(tmp_path, failures={3: "killed by SIGKILL (out of memory?)"}))
+    assert "| spen (3 of 4 seeds) |" in text
+    assert "Failed: spen-seed3: killed by SIGKILL (out of memory?)." in text
+    row = Row("icnn", "energy_network", (), failures={0: "x"})
+    assert row.metric("precision@1") is None
+
+
+def test_results_json_holds_everything(tmp_path: Path) -> None:
+    tree = json.loads(json.dumps(comparison(tmp_path).to_dict(), allow_nan=False))
+    spen = tree["rows"][2]
+    assert spen["test"]["precision@1"]["values"] == [0.5, 0.6, 0.7]
+    assert spen["results"][0] == result(
+        "spen", 0, 0.5, trace=spen["results"][0]["trace"], stages=spen["results"][0]["stages"]
+    )

@@ -1,0 +1,91 @@
+"""Batches: the documents asked for, in order, whatever the kind of input, and resumable."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from scipy.sparse import csr_array
+
+from energynets.data.batches import CachedFeatures, SparseBatch, TokenBatch, batches, collate, epoch_order, token_batch
+from energynets.data.dataset import Documents, TextDocuments, TokenSequences
+from energynets.errors import DataError
+
+RNG = np.random.default_rng(0)
+FEATURES = ((RNG.random((10, 6)) < 0.4) * RNG.random((10, 6))).astype(np.float32)
+LABELS = (RNG.random((10, 4)) < 0.3).astype(np.float32)
+TABLE = Documents(csr_array(FEATURES), csr_array(LABELS))
+LISTS = [[2] * (i % 4) for i in range(10)]
+TOKENS = Documents(TokenSequences.from_lists(LISTS, 3), csr_array(LABELS))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_tables(batch_size: int) -> None:
+    order = epoch_order(10, seed=1, epoch=0)
+    found = list(batches(TABLE, batch_size, order=order))
+    assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)
+    rows = torch.cat([batch.rows for batch in found]).numpy()
+    np.testing.assert_array_equal(rows, order)
+    for batch in found:
+        assert isinstance(batch.inputs, SparseBatch)
+        np.testing.assert_array_equal(batch.inputs.dense().numpy(), FEATURES[batch.rows.numpy()])
+        np.testing.assert_array_equal(batch.labels.dense().numpy(), LABELS[batch.rows.numpy()])
+        assert batch.inputs.columns.dtype == batch.inputs.offsets.dtype == torch.int64
+
+
+def test_tokens_are_padded_to_the_longest() -> None:
+    (batch,) = batches(TOKENS, 10)
+    assert isinstance(batch.inputs, TokenBatch)
+    assert batch.inputs.tokens.shape == (10, 3)
+    assert batch.inputs.lengths.tolist() == [len(row) for row in LISTS]
+    assert batch.inputs.tokens.tolist() == [row + [0] * (3 - len(row)) for row in LISTS]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), max_size=4), min_size=1, max_size=5))
+def test_padding_holds_every_document(lists: list[list[int]]) -> None:
+    batch = token_batch(TokenSequences.from_lists(lists, 10))
+    assert batch.tokens.shape[1] >= 1
+    assert [row[:n].tolist() for row, n in zip(batch.tokens, batch.lengths, strict=True)] == lists
+
+
+def test_resuming_gives_the_batches_that_are_left() -> None:
+    order = epoch_order(10, seed=3, epoch=2)
+    whole = [batch.rows.tolist() for batch in batches(TABLE, 3, order=order)]
+    for start in range(5):
+        assert [batch.rows.tolist() for batch in batches(TABLE, 3, order=order, start=start)] == whole[start:]
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    np.testing.assert_array_equal(epoch_order(50, 1, 2), epoch_order(50, 1, 2))
+
+
+def test_cached_features_stand_in_for_inputs() -> None:
+    features = torch.arange(20.0).reshape(10, 2)
+    batch = collate(TABLE, np.array([7, 1]), features)
+    assert isinstance(batch.inputs, CachedFeatures)
+    assert batch.inputs.values.tolist() == [[14, 15], [2, 3]]
+    assert len(batch) == len(batch.inputs) == 2
+
+
+def test_batches_move() -> None:
+    for source in (TABLE, TOKENS):
+        batch = collate(source, np.arange(4)).to("cpu")
+        assert len(batch) == len(batch.inputs) == len(batch.labels) == 4
+    assert len(collate(TABLE, np.arange(2), torch.zeros(10, 1)).to("cpu")) == 2
+
+
+def test_dense_in_another_precision() -> None:
+    (batch,) = batches(TABLE, 10)
+    assert isinstance(batch.inputs, SparseBatch)
+    assert batch.inputs.dense(torch.float64).dtype == torch.float64
+
+
+def test_raw_text_must_be_prepared() -> None:
+    text = Documents(TextDocuments(("a",)), csr_array(np.ones((1, 1), np.float32)))
+    with pytest.raises(DataError, match="prepare it first"):
+        next(batches(text, 1))

@@ -1,0 +1,278 @@
+"""The command line: verbs and flags, endings, start-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from energynets.cli import main
+from energynets.cli.main import app
+from energynets.config import Experiment
+from energynets.errors import CheckpointError, InferenceError, MissingExtraError, TrainingError
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "data": {"planted": {"num_labels": 4, "num_documents": 60, "num_test_documents": 20, "vocabulary_size": 60}},
+    "model": {
+        "kind": "classifier",
+        "features": {"kind": "kim_cnn", "embedding_dim": 4, "windows": [1], "num_filters": 4},
+    },
+    "training": {"stages": [{"name": "unary", "trains": ["features", "unary"], "epochs": 1}]},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(Experiment.from_tree(SMALL).to_yaml())
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    """The one line on stderr of a command that ends with `status` and prints nothing."""
+    assert main(list(arguments)) == status
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.count("\n") == 1, errors
+    assert errors.startswith("energynets")
+    return errors
+
+
+# --------------------------------------------------------------------------------------------------------- verbs
+
+
+def verbs(command: Any, path: str = "energynets") -> list[str]:
+    context = typer.Context(command)
+    if inner := getattr(command, "commands", None):
+        return [line for name, child in inner.items() for line in verbs(child, f"{path} {name}")]
+    words = []
+    for parameter in command.get_params(context):
+        words.append(
+            "|".join(parameter.opts) if parameter.param_type_name == "option" else (parameter.metavar or parameter.name)
+        )
+    return [" ".join([path, *words])]
+
+
+def test_verbs_and_flags_are_the_golden_list() -> None:
+    """Verbs and flags are promises to users: change `golden/cli.txt` only on purpose."""
+    lines = verbs(typer.main.get_command(app))
+    golden = Path(__file__).parent / "golden" / "cli.txt"
+    assert "\n".join(lines) + "\n" == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", verbs(typer.main.get_command(app)))
+def test_every_verb_has_help_with_an_example(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = [word for word in line.split()[1:] if word.isalpha() and word.islower()]
+    depth = 2 if verb[0] in ("data", "config") else 1
+    assert main([*verb[:depth], "--help"]) == 0
+    assert "Example: " in capsys.readouterr().out
+
+
+def test_help_is_quick_and_leaves_torch_alone() -> None:
+    program = (
+        "import sys, time; began = time.perf_counter(); from energynets.cli import main; main(['--help']);"
+        "heavy = [m for m in ('torch', 'numpy', 'pydantic', 'matplotlib', 'sklearn') if m in sys.modules];"
+        "print(heavy, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "compare" in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("energynets ")
+
+
+# -------------------------------------------------------------------------------------------------------- endings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train"], "Missing argument"),
+        (["train", "x.yaml", "--fodler", "y"], "--folder"),
+        (["train", "x.yaml"], "x.yaml: cannot read the configuration"),
+        (["data"], "Missing command"),
+        (["compare", "--seeds", "none"], "--seeds"),
+        (["data", "info", "bibtx"], "did you mean 'bibtex'?"),
+        (["evaluate", "nowhere"], "nowhere: not a run folder"),
+        (["evaluate", "nowhere", "--split", "tset"], "did you mean 'test'?"),
+        (["data", "make", "x", "--set", "num_label=3"], "did you mean 'num_labels'?"),
+    ],
+)
+def test_mistakes_of_users_are_one_line(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected.lower() in fails(capsys, *arguments).lower()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (CheckpointError("run: truncated"), 2, "energynets: run: truncated"),
+        (MissingExtraError("jinja2", "report", "report.html"), 2, "pip install 'energynets[report]'"),
+        (TrainingError("step 3: loss is nan;\nlower the rate"), 1, "step 3: loss is nan; lower the rate"),
+        (InferenceError("not finite"), 1, "energynets: not finite"),
+        (OSError(28, "No space left on device", "runs/a"), 1, "energynets: runs/a: No space left on device"),
+        (KeyboardInterrupt("saved; continue with --resume"), 130, "energynets: saved; continue with --resume"),
+        (KeyboardInterrupt(), 130, "--resume"),
+        (ZeroDivisionError("oh"), 1, "failed, and not by your doing: ZeroDivisionError: oh; the traceback is in "),
+    ],
+)
+def test_status_and_line_of_every_ending(
+    error: BaseException,
+    status: int,
+    expected: str,
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Experiment, "load", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    line = fails(capsys, "train", str(config), status=status)
+    assert expected in line
+    if "traceback is in" in line:
+        assert "ZeroDivisionError" in Path(line.split()[-1]).read_text()
+
+
+def test_debug_prints_the_traceback_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "nowhere.yaml", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_closed_pipe_is_quiet() -> None:
+    command = [sys.executable, "-m", "energynets", "config", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+# --------------------------------------------------------------------------------------------------------- config
+
+
+def test_config_show_is_the_resolved_experiment(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["config", "show", str(config), "--set", "seed=7"]) == 0
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(capsys.readouterr().out)
+    assert Experiment.load(shown) == Experiment.load(config, ["seed=7"])
+
+
+def test_config_check_names_every_bad_file(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("data: {planted: {}}\nmodel: {kind: lineer}\n")
+    assert main(["config", "check", str(bad), str(config)]) == 2
+    out, errors = capsys.readouterr()
+    assert "bad.yaml: model.kind: unknown kind 'lineer' (did you mean 'linear'?" in errors
+    assert f"{config}: fine, classifier" in out
+
+
+def test_config_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$schema"].startswith("https://json-schema.org/")
+
+
+# ---------------------------------------------------------------------------------- train, evaluate, predict, data
+
+
+def test_train_evaluate_predict(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--folder", str(run)]) == 0
+    out, errors = capsys.readouterr()
+    assert "small (kim_cnn, seed 0) on test" in out
+    assert "f1_example" in out
+    assert "unary epoch 1" in errors
+    assert "there is a run here already; continue it with --resume" in fails(
+        capsys, "train", str(config), "--folder", str(run), "--quiet"
+    )
+    assert main(["train", str(config), "--folder", str(run), "--resume", "--quiet", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", str(run), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["metrics"] == pytest.approx(result["metrics"]["test"])
+    text = tmp_path / "new.txt"
+    text.write_text("w00012 w00013\nw00014\n")
+    assert main(["predict", str(run), str(text), "--top", "2", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(line["labels"]) for line in lines] == [2, 2]
+    assert lines[0]["labels"][0]["name"].startswith("label-")
+    assert main(["predict", str(run), str(text), "--top", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1\tlabel-")
+    assert "unknown format 'tvs'" in fails(capsys, "predict", str(run), str(text), "--format", "tvs")
+    assert "cannot read" in fails(capsys, "predict", str(run), str(tmp_path / "nowhere.txt"))
+
+
+def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tokenizers")
+    folder = tmp_path / "planted"
+    sizes = ["num_labels=4", "num_documents=60", "num_test_documents=10", "vocabulary_size=60"]
+    assert main(["data", "make", str(folder), *(word for size in sizes for word in ("--set", size)), "--quiet"]) == 0
+    files = {
+        "format": "tsv",
+        "train": "train.tsv.gz",
+        "test": "test.tsv.gz",
+        "labels": "labels.txt",
+        "root": str(folder),
+    }
+    path = tmp_path / "text.yaml"
+    path.write_text(Experiment.from_tree(SMALL | {"data": files | {"text": {"min_count": 1}}}).to_yaml())
+    assert main(["train", str(path), "--folder", str(tmp_path / "run"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(folder / "test.tsv.gz"), "--format", "tsv", "--top", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 10
+
+
+def test_standard_input_is_a_document_a_line(tmp_path: Path, config: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--folder", str(run), "--quiet"]) == 0
+    command = [sys.executable, "-m", "energynets", "predict", str(run), "-", "--top", "1", "--json"]
+    done = subprocess.run(command, input=b"w00012\n\nw00013\n", capture_output=True, check=True)
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_data_list_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "--root", str(tmp_path)]) == 0
+    assert "bibtex" in capsys.readouterr().out
+    assert main(["data", "info", "Wiki10-31K", "--root", str(tmp_path), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["labels"] == 30938
+    assert info["present"] is False
+    assert "cannot be fetched" in fails(capsys, "data", "fetch", "Wiki10-31K", "--root", str(tmp_path))
+
+
+def test_compare_writes_its_files_and_fails_for_a_failed_cell(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("extends: small.yaml\ndata: {vectors: nowhere.txt}\n")
+    folder = tmp_path / "both"
+    assert main(["compare", str(config), str(broken), "--seeds", "1", "--folder", str(folder)]) == 1
+    out, errors = capsys.readouterr()
+    assert "broken (failed)" in out
+    assert "energynets: failed: broken-seed0: " in errors
+    assert {"table.md", "table.csv", "results.json", "runs", "configs"} <= set(os.listdir(folder))
+
+
+def test_bench_says_where_benchmarks_come_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "energynets" / "__init__.py"
+    monkeypatch.setattr("energynets.__file__", str(package))
+    assert "they come with a checkout of the repository" in fails(capsys, "bench")

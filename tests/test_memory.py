@@ -1,0 +1,97 @@
+"""Memory from the configuration alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from energynets.cli import main
+from energynets.config import Experiment
+from energynets.errors import ConfigError
+from energynets.memory import bytes_text, count_text, estimate, sizes_of, unroll_bytes
+from energynets.training import Sizes, build_model
+
+ROOT = Path(__file__).parents[1]
+
+
+def experiment(energy: dict[str, Any] | None = None, *overrides: str) -> Experiment:
+    model: dict[str, Any] = {"kind": "classifier", "features": {"kind": "bag_of_words", "hidden": [8]}}
+    if energy is not None:
+        model |= {"kind": "energy_network", "energy": energy, "solver": {"kind": "mirror_descent", "steps": 3}}
+    tree = {"name": "m", "data": {"planted": {"num_labels": 20}, "inputs": "counts"}, "model": model}
+    return Experiment.from_tree(tree, overrides)
+
+
+def test_case_study_prints_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", str(ROOT / "configs" / "memory-case-study.yaml")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["embedding", "9.00", "M", "(9,000,000)"]
+    assert lines[1] == ["convolutions", "224", "K", "(224,000)"]
+    assert lines[2] == ["bottleneck", "6.29", "M", "(6,291,456)"]
+    assert lines[3] == ["output", "343.04", "M", "(343,040,000)"]
+    assert lines[4] == ["total", "358.56", "M", "(358,555,456)"]
+    assert lines[6][:3] == ["weights", "1.34", "GiB"]
+
+
+@pytest.mark.parametrize("energy", [None, {"kind": "spen"}, {"kind": "icnn", "gate": True}])
+def test_counts_are_those_of_the_model(energy: dict[str, Any] | None) -> None:
+    settings = experiment(energy)
+    sizes = Sizes(inputs=30, labels=20, tokens=False)
+    needed = estimate(settings, sizes)
+    weights = list(build_model(settings, sizes).parameters())
+    assert needed.parameters == sum(weight.numel() for weight in weights)
+    assert needed.weights == 4 * needed.parameters
+    last = needed.stages[-1]
+    assert (last.gradients, last.optimizer) == (needed.weights, 2 * needed.weights)
+    assert (last.unroll > 0) == (energy is not None)
+
+
+def test_stages_count_what_they_train() -> None:
+    frozen = experiment({"kind": "spen"}, "training.stages=[{name: e, trains: [energy], optimizer: {kind: sgd}}]")
+    needed = estimate(frozen, Sizes(30, 20, False))
+    energy = dict(needed.components)["energy"]
+    assert needed.stages[0].gradients == 4 * energy
+    assert needed.stages[0].optimizer == 0
+
+
+def test_unroll_is_what_autograd_keeps() -> None:
+    sizes = Sizes(30, 20, False)
+    settings = experiment({"kind": "spen", "num_measurements": 4})
+    real = build_model(settings, sizes)
+    with torch.device("meta"):
+        virtual = build_model(settings, sizes)
+    assert unroll_bytes(virtual, 16) == unroll_bytes(real, 16)
+    assert unroll_bytes(real, 32) == 2 * unroll_bytes(real, 16)
+
+
+def test_sizes_come_from_the_configuration_the_catalogue_or_the_options() -> None:
+    assert sizes_of(experiment()) == Sizes(2000, 20, False)
+    assert sizes_of(experiment(), inputs=7, labels=9) == Sizes(7, 9, False)
+    tree = {
+        "name": "b",
+        "data": {"name": "bibtex"},
+        "model": {"kind": "classifier", "features": {"kind": "bag_of_words"}},
+    }
+    assert sizes_of(Experiment.from_tree(tree)) == Sizes(1836, 159, False)
+    text = {"kind": "classifier", "features": {"kind": "kim_cnn"}}
+    tree = {"name": "r", "data": {"name": "reuters", "text": {"vocabulary_size": 5000}}, "model": text}
+    assert sizes_of(Experiment.from_tree(tree)) == Sizes(5000, 90, True)
+
+
+def test_baselines_have_nothing_to_count() -> None:
+    tree = {"name": "l", "data": {"planted": {}}, "model": {"kind": "linear"}}
+    with pytest.raises(ConfigError, match="linear has no weights before it has seen the data"):
+        estimate(Experiment.from_tree(tree), Sizes(10, 10, True))
+
+
+def test_numbers_are_readable() -> None:
+    assert [count_text(n) for n in (12, 224_000, 9_000_000, 2_500_000_000)] == ["12", "224 K", "9.00 M", "2.50 G"]
+    assert [bytes_text(n) for n in (12, 2048, 3 * 2**20, 358_555_456 * 4)] == [
+        "12 B",
+        "2.00 KiB",
+        "3.00 MiB",
+        "1.34 GiB",
+    ]
