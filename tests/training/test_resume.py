@@ -179,8 +179,10 @@ class StopAt(Progress):
     ("event", "number"), [("step", 1), ("step", 4), ("step", 21), ("validation", 1), ("validation", 5), ("test", 1)]
 )
 def test_stop_between_batches_wherever_it_is(tmp_path: Path, whole: Path, event: str, number: int) -> None:
+    progress = StopAt(event, number)
     with pytest.raises(Interrupted, match="--resume"):
-        run_toy(tmp_path / "run", progress=StopAt(event, number))
+        run_toy(tmp_path / "run", progress=progress)
+    assert progress.left == 0, "went on after it was asked to stop"
     run_toy(tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", whole)
 
