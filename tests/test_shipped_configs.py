@@ -1,0 +1,50 @@
+"""Every shipped configuration is executed, on few documents and for one epoch a stage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from energynets.config import Experiment
+from energynets.memory import memory_report
+from energynets.training import train
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if not path.name.startswith("_"))
+DEMONSTRATION = sorted((ROOT / "energynets" / "compare" / "demonstration").glob("*.yaml"))
+SMALL_PLANTED = {"num_labels": 12, "num_documents": 120, "num_test_documents": 40, "vocabulary_size": 300}
+
+
+def small(experiment: Experiment) -> Experiment:
+    """The same experiment on few documents: of its own data set where that is here, else planted ones."""
+    tree: dict[str, Any] = experiment.model_dump(mode="json")
+    data = tree["data"]
+    if data["planted"] is not None:
+        data["planted"] |= {key: min(data["planted"][key], value) for key, value in SMALL_PLANTED.items()}
+    elif Path(os.environ.get("ENERGYNETS_DATA", "/nonexistent")).is_dir():
+        data["max_documents"] = 120
+    else:
+        tables = tree["model"].get("features", {}).get("kind", "bag_of_words") == "bag_of_words"
+        tree["data"] = {"planted": SMALL_PLANTED, "inputs": "counts" if tables else "tokens"}
+    for stage in tree["training"]["stages"] or ():
+        stage["epochs"] = 1
+    return Experiment.from_tree(tree)
+
+
+@pytest.mark.parametrize("path", CONFIGS + DEMONSTRATION, ids=lambda path: str(path.relative_to(ROOT)))
+def test_config_runs(path: Path, tmp_path: Path) -> None:
+    if "model" not in path.read_text(encoding="utf-8") and "extends" not in path.read_text(encoding="utf-8"):
+        pytest.skip("shared settings, not an experiment")
+    experiment = Experiment.load(path)
+    if experiment.name == "memory-case-study":
+        assert memory_report(experiment).parameters == 358_555_456
+        return
+    result = train(small(experiment), folder=tmp_path / "run")
+    assert 0 <= result.metrics["test"]["precision@1"] <= 1
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 15
