@@ -110,8 +110,14 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "command": sys.argv,
+        "command": ["energynets", *map(_relative, sys.argv[1:])],
     }
+
+
+def _relative(argument: str) -> str:
+    """A path below the working directory, seen from there: results are shared, home directories are not."""
+    path = Path(argument)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else argument
 
 
 def package_version() -> str:
