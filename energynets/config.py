@@ -107,6 +107,10 @@ class Stage(Section):
     patience: Positive | None = Field(
         default=None, description="evaluations without gain on validation before the stage ends"
     )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="weights the stage ends with: best on validation, or last, for a learning rate that decays to 0",
+    )
 
 
 class Training(Section):

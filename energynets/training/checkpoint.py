@@ -123,15 +123,21 @@ class CheckpointFolder:
         Raises:
             CheckpointError: it is damaged or foreign; the message names the one before it.
         """
-        for leftover in self.folder.glob("*" + TEMPORARY):
-            leftover.unlink(missing_ok=True)
+        self._sweep()
         paths = self.paths()
         return read_file(paths[-1]) if paths else None
 
     def clear(self) -> None:
         """Remove every numbered checkpoint."""
+        self._sweep()
         for path in self.paths():
             path.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        # safetensors writes to a temporary file of its own (`.tmp...`) before it renames it to ours (`....tmp`).
+        for pattern in ("*" + TEMPORARY, TEMPORARY + "*"):
+            for leftover in self.folder.glob(pattern):
+                leftover.unlink(missing_ok=True)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from energynets.data.dataset import Documents, Inputs, MultiLabelDataset, TextDo
 from energynets.data.prepare import Preparation
 from energynets.errors import CheckpointError
 from energynets.metrics import TopScores
-from energynets.training.build import Sizes, build_dataset, build_model, prepared_documents
+from energynets.training.build import BuiltData, Sizes, build_dataset, build_model, prepared_documents
 from energynets.training.checkpoint import load_weights, read_file
 from energynets.training.machine import resolve_device
 from energynets.training.run import RunFolder, RunResult
@@ -62,7 +62,9 @@ class TrainedRun:
 
     def prepare(self, dataset: MultiLabelDataset) -> MultiLabelDataset:
         """Raw data with inputs as this run's model takes them."""
-        return self.preparation.prepare(dataset)
+        return prepared_documents(
+            self.experiment, BuiltData(dataset, self.preparation, self.preparation.prepare(dataset))
+        )
 
     def label_name(self, label: int) -> str:
         """The label's name, or its number where the data has no names."""

@@ -88,7 +88,7 @@ class Loop:
         self.experiment = experiment
         self.folder = folder
         self.device = device
-        self.request = request or Request()
+        self.request = Request() if request is None else request
         self.progress = progress or Progress()
         self.validator = Validator(experiment, dataset, objective, device, self._scored)
         self.train = dataset.split("train")
@@ -102,7 +102,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------------ the loop
 
     def run(self) -> Position:
-        """Train until every stage is done; the model then holds the weights of the last stage's best evaluation.
+        """Train until every stage is done; the model then holds the weights that the last stage keeps.
 
         Raises:
             Interrupted: asked to stop; a checkpoint has been saved.
@@ -143,7 +143,8 @@ class Loop:
         at = self.position
         if self.validator.documents is not None:
             metrics = self._evaluate(current)
-            at.best_value, at.best_epoch, self.best = metrics[self.validator.monitor], 0, self._weights()
+            at.best_value, at.best_epoch = metrics[self.validator.monitor], 0
+            self._keep(current.stage)
             self._record(current.stage, metrics, None)
         at.entered = True
 
@@ -171,7 +172,7 @@ class Loop:
         loss = at.loss_sum / at.loss_count
         at.end_epoch()
         if metrics:
-            self._compare(metrics[self.validator.monitor])
+            self._compare(current.stage, metrics[self.validator.monitor])
         self._record(current.stage, metrics, loss)
 
     def _step(self, current: _Current, batch: Batch) -> None:
@@ -233,14 +234,20 @@ class Loop:
             ) from error
         return metrics
 
-    def _compare(self, value: float) -> None:
-        """Keep the weights where the monitored value is better than any before in this stage."""
+    def _compare(self, stage: Stage, value: float) -> None:
+        """Note whether the monitored value is better than any before in this stage."""
         at = self.position
         assert at.best_value is not None
         if self.validator.better(value, than=at.best_value):
-            at.best_value, at.best_epoch, at.stale, self.best = value, at.epoch, 0, self._weights()
+            at.best_value, at.best_epoch, at.stale = value, at.epoch, 0
+            self._keep(stage)
         else:
             at.stale += 1
+
+    def _keep(self, stage: Stage) -> None:
+        """The stage ends with these weights unless better ones come, or with its last where it says so."""
+        if stage.keep == "best":
+            self.best = self._weights()
 
     def _scored(self, done: int, total: int) -> None:
         self.progress.scoring("validation", done, total)

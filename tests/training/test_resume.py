@@ -96,6 +96,14 @@ def reference(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Likewise, in this process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_toy(folder)
+    return folder
+
+
 @pytest.mark.parametrize("part", ["half", "before", "after"])
 def test_kill_during_a_checkpoint(server: Server, tmp_path: Path, reference: Path, part: str) -> None:
     assert server.run(tmp_path / "run", "--die-at-save", f"9:{part}") == KILLED
@@ -170,12 +178,13 @@ class StopAt(Progress):
 @pytest.mark.parametrize(
     ("event", "number"), [("step", 1), ("step", 4), ("step", 21), ("validation", 1), ("validation", 5), ("test", 1)]
 )
-def test_stop_between_batches_wherever_it_is(tmp_path: Path, event: str, number: int) -> None:
-    run_toy(tmp_path / "whole")
+def test_stop_between_batches_wherever_it_is(tmp_path: Path, whole: Path, event: str, number: int) -> None:
+    progress = StopAt(event, number)
     with pytest.raises(Interrupted, match="--resume"):
-        run_toy(tmp_path / "run", progress=StopAt(event, number))
+        run_toy(tmp_path / "run", progress=progress)
+    assert progress.left == 0, "went on after it was asked to stop"
     run_toy(tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
@@ -202,15 +211,14 @@ def stopped(folder: Path) -> list[Path]:
     return paths
 
 
-def test_truncated_checkpoint_names_the_one_before(tmp_path: Path) -> None:
-    run_toy(tmp_path / "whole")
+def test_truncated_checkpoint_names_the_one_before(tmp_path: Path, whole: Path) -> None:
     previous, last = stopped(tmp_path / "run")
     os.truncate(last, last.stat().st_size - 100)
     with pytest.raises(CheckpointError, match=f"truncated.*{previous.name}, is whole: delete {last.name}"):
         run_toy(tmp_path / "run", resume=True)
     last.unlink()
     run_toy(tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_both_checkpoints_truncated(tmp_path: Path) -> None:
@@ -261,8 +269,7 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ full disks
 
 
-def test_full_disk_loses_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_toy(tmp_path / "whole")
+def test_full_disk_loses_no_checkpoint(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, count = checkpoints.save_file, 0
 
     def full(tensors: dict, path: Path, metadata: dict) -> None:
@@ -279,7 +286,7 @@ def test_full_disk_loses_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["checkpoint-000006.safetensors", "checkpoint-000007.safetensors"]
     run_toy(tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
@@ -349,10 +356,9 @@ def test_a_run_that_fails_before_it_begins_leaves_nothing(tmp_path: Path) -> Non
     run_toy(tmp_path / "run", experiment=toy_experiment(stages=[stage("unary", "features", "unary", epochs=1)]))
 
 
-def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
+def test_resume_without_a_run_starts_one(tmp_path: Path, whole: Path) -> None:
     run_toy(tmp_path / "run", resume=True)
-    run_toy(tmp_path / "whole")
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_one_process_a_folder(tmp_path: Path) -> None:
@@ -368,3 +374,11 @@ def test_one_process_a_folder(tmp_path: Path) -> None:
                 resume_too()
 
     run_toy(tmp_path / "run", progress=Second())
+
+
+def test_leftovers_of_killed_writes_are_swept(tmp_path: Path) -> None:
+    stopped(tmp_path / "run")
+    for name in ("checkpoint-000009.safetensors.tmp", ".tmpA1b2C3"):
+        (tmp_path / "run" / "checkpoints" / name).write_bytes(b"half")
+    run_toy(tmp_path / "run", resume=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["model.safetensors"]

@@ -184,6 +184,13 @@ def test_best_weights_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (row["epochs"], row["best_epoch"], row["best_value"]) == (4, 2, 0.9)
 
 
+def test_last_weights_are_kept_where_the_stage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = scripted(monkeypatch, [0.1, 0.9, 0.2])
+    _, network, _ = fit(tmp_path / "run", CLASSIFIER, stage("s", "features", "unary", epochs=2, keep="last"))
+    assert same(seen[2], network)
+    assert not same(seen[1], network)
+
+
 def test_a_stage_without_gain_gives_back_its_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.5, 0.5, 0.4, 0.3])
     result, network, before = fit(tmp_path / "run", CLASSIFIER, stage("s", "features", "unary"))

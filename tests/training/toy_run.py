@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,9 @@ def _main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # What PyTorch imports at its first step is most of what is left: once, before the first fork.
+    with tempfile.TemporaryDirectory() as first:
+        run_toy(Path(first), experiment=staged_experiment(1))
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
