@@ -53,7 +53,12 @@ def predict(
 def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:
     for labels, values in zip(scores.indices.tolist(), scores.values.tolist(), strict=True):
         yield [
-            {"name": trained.label_name(label), "id": label, "score": round(value, 6), "predicted": value > trained.threshold}
+            {
+                "name": trained.label_name(label),
+                "id": label,
+                "score": round(value, 6),
+                "predicted": value > trained.threshold,
+            }
             for label, value in zip(labels, values, strict=True)
         ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energynets.compare.cells import Cell, CompareProgress
-from energynets.errors import ConfigError
+from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -172,7 +172,7 @@ def compare(
         >>> compare(experiments, seeds=3, folder="comparisons/bibtex").rows[0].metric("precision@1").mean
     """
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    _check_fair(experiments, chosen)
+    check_fair(experiments, chosen)
     folder = Path(folder) if folder is not None else Path("comparisons") / experiments[0].name
     progress = progress or CompareProgress()
     cells = [
@@ -182,7 +182,7 @@ def compare(
     ]
     # Every folder is looked at before anything runs: a clash is told at once, not after hours.
     kept = {cell.name: cell.finished_result() for cell in cells}
-    _check_same_documents(experiments)
+    check_same_documents(experiments)
     results: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     for number, cell in enumerate(cells, start=1):
@@ -192,7 +192,7 @@ def compare(
             result, failure = cell.run(_write_config(cell.experiment, folder), progress)
         if result is not None:
             results[cell.name] = result
-            _check_fingerprints(results)
+            check_fingerprints(results)
         else:
             failures[cell.name] = failure or "no result"
         progress.finished(cell, result, failure, kept[cell.name] is not None)
@@ -265,74 +265,3 @@ def _read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
         return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError):
         return ()
-
-
-# -------------------------------------------------------------------------------------------------- what is fair
-
-
-def _check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> None:
-    if not experiments:
-        raise ConfigError("compare: no experiment given")
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"compare: expected one or more different seeds, got {list(seeds)}")
-    names = [experiment.name for experiment in experiments]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"compare: {names.count(name)} experiments are called {name!r}; give each its own `name`")
-    first = experiments[0]
-    for experiment in experiments[1:]:
-        for key in ("ks", "propensity", "threshold_rule", "top"):
-            ours, theirs = getattr(experiment.evaluation, key), getattr(first.evaluation, key)
-            if ours != theirs:
-                raise ConfigError(
-                    f"compare: {experiment.name} is measured otherwise than {first.name}: "
-                    f"evaluation.{key} {ours}, not {theirs}"
-                )
-
-
-_SOURCE: tuple[str, ...] = (
-    "name",
-    "format",
-    "train",
-    "validation",
-    "test",
-    "labels",
-    "root",
-    "validation_share",
-    "test_share",
-)
-_SOURCE += ("split_seed", "max_documents")
-
-
-def _check_same_documents(experiments: Sequence[Experiment]) -> None:
-    """Where the data sections differ, read the data of each and compare fingerprints before anything is trained."""
-    sources: dict[str, Experiment] = {}
-    for experiment in experiments:
-        settings = experiment.data.model_dump(mode="json")
-        sources.setdefault(json.dumps([settings[key] for key in (*_SOURCE, "planted")]), experiment)
-    if len(sources) < 2:
-        return
-    from energynets.data.load import load_dataset
-
-    found: dict[str, Mapping[str, Any]] = {}
-    for experiment in sources.values():
-        data = experiment.data
-        planted = data.planted.model_dump() if data.planted else None
-        dataset = load_dataset(**{key: getattr(data, key) for key in _SOURCE}, planted=planted)
-        found[experiment.name] = {"data": asdict(dataset.fingerprint)}
-        _check_fingerprints(found)
-
-
-def _check_fingerprints(results: Mapping[str, Mapping[str, Any]]) -> None:
-    names = list(results)
-    first, last = results[names[0]]["data"], results[names[-1]]["data"]
-    if first["sha256"] != last["sha256"]:
-        raise ConfigError(
-            f"compare: {names[-1]} has other documents or splits than {names[0]}: "
-            f"sha256 {last['sha256'][:12]} ({_sizes(last)}), not {first['sha256'][:12]} ({_sizes(first)})"
-        )
-
-
-def _sizes(data: Mapping[str, Any]) -> str:
-    sizes = ", ".join(f"{count:,} {split}" for split, count in data.get("sizes", {}).items())
-    return f"{data.get('name', '')}: {sizes}, {data.get('labels')} labels"
