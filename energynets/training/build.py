@@ -136,7 +136,11 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         if settings.kind == "classifier":
             return Classifier(features, sizes.labels, bias=settings.bias)
         assert settings.kind == "energy_network"
+        # The unary is drawn as a classifier's would be, before the energy: of one seed, an energy network starts as
+        # its own baseline weight for weight.
+        baseline = Classifier(features, sizes.labels, bias=settings.energy.bias)
         energy = ENERGIES[settings.energy.kind](features.num_features, sizes.labels, **_arguments(settings.energy))
+        energy.unary.load_state_dict(baseline.unary.state_dict())
         return EnergyNetwork(features, energy, SOLVERS[settings.solver.kind](**_arguments(settings.solver)))
 
 

@@ -1,0 +1,54 @@
+"""Every command and every Python example of the README runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.removeprefix("$ ").partition("   #")[0].strip()
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+TARGETS = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
+VERBS = [command for command in COMMANDS if command.startswith("energynets ")]
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_example(number: int) -> None:
+    exec(compile(PYTHON[number], f"README example {number}", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_target_is_there(target: str) -> None:
+    subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_commands_run_in_their_order(tmp_path: Path) -> None:
+    """As a reader would: one after another, in one folder that holds the configurations."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    assert VERBS
+    for command in VERBS:
+        words = shlex.split(command)
+        if words[1:2] == ["compare"] and len(words) == 2:
+            continue  # the demonstration takes minutes; its configurations are run one by one elsewhere
+        done = subprocess.run(
+            [sys.executable, "-m", "energynets", *words[1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
