@@ -388,7 +388,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("energy", [SPEN, ICNN], ids=["spen", "icnn"])
 def test_an_energy_network_starts_and_warms_up_as_its_classifier(tmp_path: Path, energy: dict[str, Any]) -> None:
-    """Of one seed, its unary stage is the classifier's training to the bit: what differs later is the energy's doing."""
+    """Of one seed, its unary stage is the classifier's training to the bit: what differs later is its energy."""
     warm_up = stage("unary", "features", "unary", epochs=2)
     _, classifier, _ = fit(tmp_path / "classifier", CLASSIFIER, warm_up)
     _, network, _ = fit(tmp_path / "network", energy, warm_up)
