@@ -72,6 +72,9 @@ class Data(Section):
     labels: str | None = Field(
         default=None, min_length=1, description="path of the label set (Mulan XML, or one name a line)"
     )
+    columns: tuple[Literal["id", "labels", "text"], ...] | None = Field(
+        default=None, description="what the columns of a tsv file hold; default: a header line or the cells tell"
+    )
     planted: Planted | None = Field(default=None, description="make data of a known distribution")
     root: str | None = Field(
         default=None, min_length=1, description="data folder; else $ENERGYNETS_DATA, else ~/.cache/energynets"

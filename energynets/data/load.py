@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from energynets.data.readers.source import Progress
 from energynets.data.splits import Source, with_splits
 from energynets.errors import ConfigError, DataError, nearest
 
-# Formats without a header: a file's largest index says how large D and L are at least.
-_OPEN_ENDED = ("svmlight", "xmc_raw")
+# Formats without a header: what occurs in a file says how large D and L are at least.
+_OPEN_ENDED = ("svmlight", "xmc_raw", "tsv")
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -49,6 +49,7 @@ def load_dataset(
     validation: str | Path | None = None,
     test: str | Path | None = None,
     labels: str | Path | None = None,
+    columns: Sequence[str] | None = None,
     planted: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
     validation_share: float = 0.1,
@@ -71,7 +72,10 @@ def load_dataset(
         train: training file, or one file with everything.
         validation: validation file, in the format of `train`.
         test: test file, likewise. Reuters-21578 holds its test split in the same archive.
-        labels: the label set, as the format wants it.
+        labels: the label set, as the format wants it. Text without one has the labels that occur: those of training,
+            then those of the other files.
+        columns: what the columns of a TSV file hold, of `id`, `labels` and `text`; default: a header line or the
+            cells tell.
         planted: arguments of `energynets.data.planted.generate`.
         root: the data folder; see `data_root`.
         validation_share: share of training documents, in [0, 1); 0 for no validation split.
@@ -94,6 +98,8 @@ def load_dataset(
     for key, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 <= share < 1:
             raise ConfigError(f"data.{key}: expected a share in [0, 1), got {share}")
+    if columns is not None and format != "tsv":
+        raise ConfigError(f"data.columns: only format tsv has columns to name, not {format or name or 'planted data'}")
     if max_documents is not None and max_documents < 1:
         raise ConfigError(f"data.max_documents: expected 1 or more, got {max_documents}")
 
@@ -103,7 +109,7 @@ def load_dataset(
     elif format is not None:
         files = {"train": train, "validation": validation, "test": test}
         given = {split: path for split, path in files.items() if path is not None}
-        source = _of_files(name, format, given, labels, root, progress)
+        source = _of_files(name, format, given, labels, columns, root, progress)
     else:
         assert name is not None, "checked above"
         source = _of_dataset(_catalogue_entry(name).load(data_root(root), progress=progress), None)
@@ -133,6 +139,7 @@ def _of_files(
     format: str,
     files: Mapping[str, str | Path],
     labels: str | Path | None,
+    columns: Sequence[str] | None,
     root: str | Path | None,
     progress: Progress | None,
 ) -> Source:
@@ -142,6 +149,8 @@ def _of_files(
         raise ConfigError("data.train: missing; `format` needs the path of the training file")
     paths = {split: find_file(path, root) for split, path in files.items()}
     options: dict[str, Any] = {} if labels is None else {"labels": find_file(labels, root)}
+    if columns is not None:
+        options["columns"] = columns
     parts: dict[str, Documents] = {}
     if format == "reuters":
         if len(set(paths.values())) > 1:
@@ -150,8 +159,8 @@ def _of_files(
         rule = "ModApte split of the archive"
     else:
         for split, path in paths.items():
-            if format == "tsv" and parts:
-                options["label_names"] = parts["train"].label_names
+            if format == "tsv" and labels is None and parts:
+                options |= {"label_names": list(parts.values())[-1].label_names, "extend": True}
             parts[split] = READERS[format](path, **options, progress=progress)
         if format in _OPEN_ENDED:
             parts = _widened(parts)
@@ -171,13 +180,14 @@ def _widened(parts: Mapping[str, Documents]) -> dict[str, Documents]:
     def wide(matrix: csr_array, columns: int) -> csr_array:
         return csr(matrix.data, matrix.indices, matrix.indptr, (matrix.shape[0], columns))
 
-    num_labels = max(part.num_labels for part in parts.values())
+    widest = max(parts.values(), key=lambda part: part.num_labels)
     tables = [part.inputs.shape[1] for part in parts.values() if isinstance(part.inputs, csr_array)]
     return {
         split: replace(
             part,
             inputs=wide(part.inputs, max(tables)) if isinstance(part.inputs, csr_array) else part.inputs,
-            labels=wide(part.labels, num_labels),
+            labels=wide(part.labels, widest.num_labels),
+            label_names=widest.label_names,
         )
         for split, part in parts.items()
     }

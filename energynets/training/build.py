@@ -14,7 +14,7 @@ from energynets.data.load import find_file, load_dataset
 from energynets.data.prepare import Preparation, TextOptions
 from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, DataError
 from energynets.features import FEATURES
 from energynets.inference import SOLVERS
 from energynets.models import Classifier, EnergyNetwork
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # Keys of the data section that are arguments of `load_dataset`.
-_FILES = ("name", "format", "train", "validation", "test", "labels", "root")
+_FILES = ("name", "format", "train", "validation", "test", "labels", "columns", "root")
 _SOURCE = (*_FILES, "validation_share", "test_share", "split_seed", "max_documents")
 
 
@@ -104,7 +104,10 @@ def build_vectors(
         return None
     if preparation.words is None:
         raise ConfigError("data.vectors: the inputs are not text, so there are no words that vectors could belong to")
-    path = find_file(settings.vectors, settings.root)
+    try:
+        path = find_file(settings.vectors, settings.root)
+    except DataError as error:
+        raise DataError(f"data.vectors: {error}; `--set data.vectors=null` starts from random vectors") from None
     matrix, coverage = read_vectors(
         path, preparation.words, counts=preparation.word_counts, progress=None if progress is None else progress.reading
     )

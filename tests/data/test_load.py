@@ -184,14 +184,31 @@ def test_tsv_shares_the_label_set_of_training(root: Path) -> None:
     assert data.label_names == ("a", "b", "c")
     assert data.split("test").labels.toarray().tolist() == [[0, 1, 1]]
     (root / "test.tsv").write_text(f"d,b\t{LONG} three\n")
+    data = load_dataset(format="tsv", train="train.tsv", test="test.tsv", root=root, validation_share=0)
+    assert data.label_names == ("a", "b", "c", "d")
+    assert data.split("train").labels.toarray().tolist() == [[1, 1, 0, 0], [0, 0, 1, 0]]
+    assert data.split("test").labels.toarray().tolist() == [[0, 1, 0, 1]]
+    (root / "names.txt").write_text("c\nb\na\n")
     with pytest.raises(DataError, match=r"test.tsv: line 1: unknown label 'd'.*data.labels"):
-        load_dataset(format="tsv", train="train.tsv", test="test.tsv", root=root)
+        load_dataset(format="tsv", train="train.tsv", test="test.tsv", labels="names.txt", root=root)
     (root / "names.txt").write_text("d\nc\nb\na\n")
     data = load_dataset(
         format="tsv", train="train.tsv", test="test.tsv", labels="names.txt", root=root, validation_share=0
     )
     assert data.label_names == ("d", "c", "b", "a")
     assert data.split("test").labels.toarray().tolist() == [[1, 0, 1, 0]]
+
+
+def test_tsv_columns_can_be_named(root: Path) -> None:
+    (root / "train.tsv").write_text("short\ta\nwords\tb\n")
+    with pytest.raises(DataError, match="cannot tell"):
+        load_dataset(format="tsv", train="train.tsv", root=root, test_share=0, validation_share=0)
+    data = load_dataset(
+        format="tsv", train="train.tsv", columns=("text", "labels"), root=root, test_share=0, validation_share=0
+    )
+    assert data.label_names == ("a", "b")
+    with pytest.raises(ConfigError, match="only format tsv"):
+        load_dataset(format="xmc", train="train.txt", columns=("text", "labels"), root=root)
 
 
 def test_nothing_is_half_loaded(root: Path) -> None:

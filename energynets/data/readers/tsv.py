@@ -8,7 +8,8 @@ label cell of the file holds a comma, by blanks; an empty cell is a document wit
 
 The label set is a file with one name a line (entries are then names, or line numbers from 0 where every entry is a
 number and no name is), or the names that the caller knows from training, or else what the file itself holds, sorted
-(as numbers, where all are). An entry outside a known set is an error: no label is ever made up or dropped.
+(as numbers, where all are). An entry outside a label file is an error: no label is
+ever made up or dropped. Where there is none, later files of a data set may extend the set (`extend`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def read(
     labels: str | Path | None = None,
     label_names: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
+    extend: bool = False,
     progress: Progress | None = None,
 ) -> Documents:
     """Read tab-separated text (plain or gzip).
@@ -38,6 +40,7 @@ def read(
         path: the file.
         labels: file of label names, one a line.
         label_names: the label set, where another file of the data set has given it.
+        extend: a label outside `label_names` joins the set behind them, in order, instead of being an error.
         columns: what the columns hold, of `id`, `labels`, `text`; e.g. ("labels", "text"). ("text",) has no labels.
         progress: called with (bytes done, bytes in all).
 
@@ -67,6 +70,8 @@ def read(
     marks = cells[layout.index("labels")] if "labels" in layout else ("",) * len(rows)
     separator = _separator(marks, known)
     entries = [_entries(cell, f"{path}: line {line}", separator) for line, cell in enumerate(marks, first)]
+    if extend and known is not None:
+        known += _sorted_names({entry for row in entries for entry in row} - set(known))
     names, ids = _label_ids(entries, known)
     numbered = [[_id(entry, ids, f"{path}: line {line}") for entry in row] for line, row in enumerate(entries, first)]
     return documents_of(texts, label_matrix(numbered, len(names)), names)
@@ -108,13 +113,17 @@ def _entries(cell: str, where: str, separator: str | None) -> list[str]:
 def _label_ids(rows: Sequence[Sequence[str]], known: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, int]]:
     """The label names, and the id of each way to write a label."""
     if known is None:
-        entries = {entry for row in rows for entry in row}
-        numeric = all(_is_number(entry) for entry in entries)
-        names = tuple(sorted(entries, key=lambda entry: (int(entry), entry)) if numeric else sorted(entries))
+        names = _sorted_names({entry for row in rows for entry in row})
         return names, {name: number for number, name in enumerate(names)}
     by_number = _by_number({entry for row in rows for entry in row}, known)
     written = map(str, range(len(known))) if by_number else known
     return tuple(known), {entry: number for number, entry in enumerate(written)}
+
+
+def _sorted_names(names: set[str]) -> tuple[str, ...]:
+    """In alphabetical order, or as numbers where all of them are."""
+    numeric = all(_is_number(name) for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names))
 
 
 def _by_number(entries: set[str], known: Sequence[str]) -> bool:
