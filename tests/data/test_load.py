@@ -206,7 +206,7 @@ def test_tsv_columns_can_be_named(root: Path) -> None:
     data = load_dataset(
         format="tsv", train="train.tsv", columns=("text", "labels"), root=root, test_share=0, validation_share=0
     )
-    assert data.label_names == ("a", "b")
+    assert data.label_names == ("econ", "sport")
     with pytest.raises(ConfigError, match="only format tsv"):
         load_dataset(format="xmc", train="train.txt", columns=("text", "labels"), root=root)
 
