@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -55,7 +56,8 @@ class Server:
             if waiting and pid and "started" in self.said:
                 time.sleep(after)
                 waiting = False
-                os.kill(pid, signal_)
+                with contextlib.suppress(ProcessLookupError):  # it may have finished first
+                    os.kill(pid, signal_)
         raise AssertionError("the server has died")
 
 
