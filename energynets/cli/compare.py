@@ -25,6 +25,9 @@ def compare(
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each row that depends on one.")] = 3,
     folder: Annotated[Path | None, typer.Option(help="Default comparisons/<name>.")] = None,
+    linear: Annotated[
+        bool, typer.Option(help="Add a one-vs-rest linear line where no row is linear or nearest neighbours.")
+    ] = True,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -49,7 +52,7 @@ def compare(
     watcher = Watcher(experiments[0].training.monitor, quiet=quiet)
     try:
         with watcher, _stopping():
-            comparison = run_comparison(experiments, seeds=seeds, folder=folder, progress=watcher)
+            comparison = run_comparison(experiments, seeds=seeds, folder=folder, linear=linear, progress=watcher)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
     if as_json:

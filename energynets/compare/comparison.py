@@ -147,6 +147,7 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     folder: str | Path | None = None,
+    linear: bool = True,
     progress: CompareProgress | None = None,
 ) -> Comparison:
     """Train every experiment under every seed and put them in one table.
@@ -158,6 +159,8 @@ def compare(
         experiments: with different names; the same documents, splits and evaluation.
         seeds: how many (0, 1, ...), or which. Rows that do not depend on the seed run once.
         folder: default comparisons/<first experiment's name>.
+        linear: put a one-vs-rest linear line first where the experiments bring neither one nor nearest neighbours: a
+            table without such a line means little.
         progress: listener.
 
     Returns:
@@ -174,6 +177,8 @@ def compare(
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     check_fair(experiments, chosen)
     folder = Path(folder) if folder is not None else Path("comparisons") / experiments[0].name
+    if linear:
+        experiments = with_linear_line(experiments)
     progress = progress or CompareProgress()
     cells = [
         Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}")
@@ -201,6 +206,21 @@ def compare(
 
     write(comparison)
     return comparison
+
+
+def with_linear_line(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments, with a one-vs-rest linear line before them where there is no such line."""
+    from energynets.config import Experiment
+
+    if any(experiment.model.kind in ("linear", "neighbours") for experiment in experiments):
+        return list(experiments)
+    first = experiments[0].model_dump(mode="json", include={"data", "evaluation", "device"})
+    # Word vectors are for networks; the line reads tf-idf, which it makes of tokens itself.
+    first["data"]["vectors"] = None
+    taken = {experiment.name for experiment in experiments}
+    name = "linear" if "linear" not in taken else "linear-one-vs-rest"
+    line = Experiment.from_tree(first | {"name": name, "model": {"kind": "linear"}})
+    return [line, *experiments]
 
 
 def _write_config(experiment: Experiment, folder: Path) -> Path:

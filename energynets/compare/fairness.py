@@ -45,6 +45,7 @@ _SOURCE: tuple[str, ...] = (
     "validation",
     "test",
     "labels",
+    "columns",
     "root",
     "validation_share",
     "test_share",

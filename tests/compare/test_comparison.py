@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -17,10 +18,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from results import FINGERPRINT, result
 
-from energynets.compare import compare, demonstration
+from energynets.compare import compare as compare_with_line
+from energynets.compare import demonstration
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.config import Experiment
 from energynets.errors import ConfigError
+
+compare = functools.partial(compare_with_line, linear=False)
 
 PLANTED = {"num_labels": 4, "num_documents": 60, "num_test_documents": 20, "vocabulary_size": 60, "mean_length": 30}
 
@@ -53,6 +57,15 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Cell, "run", run)
     return ran
+
+
+def test_a_linear_line_joins_where_there_is_none(tmp_path: Path, faked: list[str]) -> None:
+    found = compare_with_line([experiment("cnn")], seeds=1, folder=tmp_path / "without")
+    assert [row.kind for row in found.rows] == ["linear", found.rows[1].kind]
+    assert faked == ["linear-seed0", "cnn-seed0"]
+    for kind in ("linear", "neighbours"):
+        compare_with_line([experiment("cnn"), experiment("line", kind)], seeds=1, folder=tmp_path / kind)
+    assert faked[2:] == ["cnn-seed0", "line-seed0"] * 2
 
 
 def test_deterministic_rows_run_once_and_finished_cells_are_kept(tmp_path: Path, faked: list[str]) -> None:
