@@ -17,7 +17,7 @@ from energynets.data.batches import batches
 from energynets.data.dataset import Documents, MultiLabelDataset
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
-from energynets.metrics import TopScores
+from energynets.metrics import TopScores, truncated
 from energynets.objectives import OBJECTIVES
 from energynets.training.build import (
     BuiltData,
@@ -200,6 +200,11 @@ class _Session:
             seconds.clear()
             test, scores = self._score(model, "test", seconds)
             metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
+            if cut := truncated(scores, threshold):
+                self.progress.note(
+                    f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
+                    "each: raise evaluation.top"
+                )
         examples = position.examples / position.step_seconds if position.step_seconds else 0.0
         result = RunResult(
             name=self.experiment.name,

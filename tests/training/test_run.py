@@ -18,7 +18,7 @@ from energynets.data.batches import SparseBatch
 from energynets.data.dataset import Documents
 from energynets.errors import CheckpointError, ConfigError, DataError, InferenceError
 from energynets.metrics import TopScores
-from energynets.training import RunResult, evaluate, load_run, metric_names, predict, score, train
+from energynets.training import Progress, RunResult, evaluate, load_run, metric_names, predict, score, train
 from energynets.training.machine import peak_host_memory, resolve_device
 from energynets.training.score import top_probabilities
 
@@ -243,3 +243,17 @@ def test_device_that_is_not_there_makes_no_folder(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match="no CUDA device"):
         run_toy(tmp_path / "run", experiment=experiment)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("top", "notes"), [(1, 1), (6, 0)])
+def test_scores_cut_short_of_the_threshold_are_told(tmp_path: Path, top: int, notes: int) -> None:
+    told: list[str] = []
+
+    class Notes(Progress):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    experiment = toy_experiment(stages=[stage("s", "features", "unary", epochs=1)])
+    evaluation = experiment.evaluation.model_copy(update={"top": top, "ks": (1,)})
+    run_toy(tmp_path / "run", experiment=experiment.model_copy(update={"evaluation": evaluation}), progress=Notes())
+    assert len([text for text in told if "evaluation.top" in text]) == notes
