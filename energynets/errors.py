@@ -26,6 +26,10 @@ class InferenceError(EnergyNetsError, ArithmeticError):
     """Inference over y that cannot go on."""
 
 
+class NotConvergedWarning(UserWarning):
+    """Inference or its implicit gradient stopped short of its tolerance: what came is not what was asked for."""
+
+
 class TrainingError(EnergyNetsError, ArithmeticError):
     """Training that must stop: a non-finite loss or gradient."""
 

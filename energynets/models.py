@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from energynets.data.batches import BatchInputs, CachedFeatures
 from energynets.energies import Energy
 from energynets.errors import ConfigError
-from energynets.inference import InferenceResult, MirrorDescent, NoGradient, Solver, Unroll, infer
+from energynets.inference import GradientMode, InferenceResult, MirrorDescent, NoGradient, Solver, infer
 
 
 class _Model(nn.Module):
@@ -94,7 +94,7 @@ class EnergyNetwork(_Model):
                 yield logits
 
     def infer(
-        self, inputs: BatchInputs, *, gradient: Unroll | NoGradient | None = None, trace: bool = False
+        self, inputs: BatchInputs, *, gradient: GradientMode | None = None, trace: bool = False
     ) -> InferenceResult:
         """The prediction with its energy, convergence and, if asked, trace. Keeps no graph unless told to."""
         context = self.energy.condition(self.compute_features(inputs))

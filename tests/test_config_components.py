@@ -11,7 +11,7 @@ import pytest
 from energynets import config, config_models
 
 # What a class needs besides its keys comes from the data.
-FROM_DATA = {"self", "num_features", "num_labels", "num_inputs", "vocabulary_size", "vectors"}
+FROM_DATA = {"self", "num_features", "num_labels", "num_inputs", "vocabulary_size", "vectors", "domain"}
 
 
 def components() -> Iterator[tuple[type, type]]:

@@ -1,6 +1,7 @@
 """(f, y) -> E and dE/dy: knows tensors only."""
 
-from energynets.energies.energy import Energy, binary_entropy
+from energynets.energies.domain import Box, Domain, Euclidean, Simplex, binary_entropy
+from energynets.energies.energy import Energy
 from energynets.energies.heads import ConvexHead, SoftplusHead
 from energynets.energies.icnn import ICNN
 from energynets.energies.measured import MeasuredContext, MeasuredEnergy
@@ -12,10 +13,14 @@ __all__ = [
     "ENERGIES",
     "ICNN",
     "SPEN",
+    "Box",
     "ConvexHead",
+    "Domain",
     "Energy",
+    "Euclidean",
     "MeasuredContext",
     "MeasuredEnergy",
+    "Simplex",
     "SoftplusHead",
     "binary_entropy",
 ]

@@ -7,38 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from energynets.energies.domain import Box, Domain
 from energynets.errors import ConfigError
 
 
-def binary_entropy(logits: Tensor) -> Tensor:
-    """H(y) = -sum_i [y_i log y_i + (1 - y_i) log(1 - y_i)] at y = sigmoid(z), in nats.
-
-    Written in z, sum_i [softplus(z_i) - z_i sigmoid(z_i)], so that it is exact where y rounds to 0 or 1.
-
-    Args:
-        logits: (..., L).
-
-    Returns:
-        (...) in [0, L log 2].
-    """
-    return (functional.softplus(logits) - logits * torch.sigmoid(logits)).sum(-1)
-
-
 class Energy(nn.Module, ABC):
-    """E(y; x) = potential(y; f) - tau H(y), minimised over y in [0, 1]^L.
+    """E(y; x) = potential(y; f) + tau R(y), minimised over y in a domain: [0, 1]^L with R = -H unless told otherwise.
 
     A new energy needs one method, `potential`; its gradient comes from autograd. `condition` computes whatever depends
     on x alone, once per x, and hands it to every later call as `context`.
 
     Args:
         num_labels: L.
-        tau: weight of the entropy H, > 0; the larger, the closer the minimiser stays to y = 1/2.
+        tau: weight of the regulariser, > 0; for labels, the larger, the closer the minimiser stays to y = 1/2.
         learn_tau: train tau (as exp of a parameter, so that it stays positive).
+        domain: where y lives: `Box()` (default), `Simplex(C)` or `Euclidean()`.
 
     Raises:
         ConfigError: tau is not positive.
+        ShapeError: L numbers cannot be of the domain.
 
     Source: Belanger & McCallum, Structured Prediction Energy Networks (2016), section 3; the entropy is of section 5.
     """
@@ -46,38 +34,42 @@ class Energy(nn.Module, ABC):
     convex = False
     """Whether E is convex in y for every x."""
 
-    def __init__(self, num_labels: int, *, tau: float = 1.0, learn_tau: bool = False) -> None:
+    def __init__(
+        self, num_labels: int, *, tau: float = 1.0, learn_tau: bool = False, domain: Domain | None = None
+    ) -> None:
         super().__init__()
         if not tau > 0:
-            raise ConfigError(f"tau: expected a positive weight of the entropy, got {tau}")
+            raise ConfigError(f"tau: expected a positive weight of the regulariser, got {tau}")
+        self.domain = Box() if domain is None else domain
+        self.domain.check(num_labels)
         self.num_labels = num_labels
         self._tau = float(tau)
         self.log_tau = nn.Parameter(torch.tensor(self._tau).log()) if learn_tau else None
 
     @property
     def tau(self) -> float | Tensor:
-        """Weight of the entropy."""
+        """Weight of the regulariser."""
         return self._tau if self.log_tau is None else self.log_tau.exp()
 
     @abstractmethod
     def potential(self, y: Tensor, context: Any) -> Tensor:
-        """Everything of E but the entropy: y (B, L) in [0, 1] and a context -> (B,)."""
+        """Everything of E but the regulariser: y (B, L) in the domain and a context -> (B,)."""
 
     def condition(self, features: Tensor) -> Any:
         """All that depends on x: features (B, F) -> the context of the other methods. Default: the features."""
         return features
 
     def initial_logits(self, context: Any) -> Tensor | None:
-        """Where inference starts unless told otherwise, (B, L); None means z_0 = 0, that is y = 1/2."""
+        """Where inference starts unless told otherwise, (B, L); None means z_0 = 0."""
         return None
 
     def forward(self, logits: Tensor, context: Any) -> Tensor:
-        """E at y = sigmoid(logits): (B, L) -> (B,)."""
-        return self.potential(torch.sigmoid(logits), context) - self.tau * binary_entropy(logits)
+        """E at y(logits): (B, L) -> (B,)."""
+        return self.potential(self.domain.labels(logits), context) + self.tau * self.domain.regularizer(logits)
 
     def gradient(self, y: Tensor, context: Any) -> Tensor:
         """d potential / dy, (B, L) -> (B, L), by `torch.func.grad`, itself differentiable.
 
-        The entropy's part, tau z, is the solver's: it knows z and need not take the logarithm of y.
+        The regulariser's part, tau z, is the solver's: it knows z and need not take the logarithm of y.
         """
         return torch.func.grad(lambda y: self.potential(y, context).sum())(y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from energynets.energies.domain import Domain
 from energynets.energies.heads import ConvexHead
 from energynets.energies.measured import MeasuredEnergy
 
@@ -26,6 +27,7 @@ class ICNN(MeasuredEnergy):
         learn_tau: train tau.
         dropout: share of measurements dropped in training.
         bias: whether phi has a bias.
+        domain: where y lives, `Box()` by default.
 
     Raises:
         ConfigError: fewer than two layers or an unknown `nonnegativity`.
@@ -54,6 +56,7 @@ class ICNN(MeasuredEnergy):
         learn_tau: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
+        domain: Domain | None = None,
     ) -> None:
         super().__init__(
             num_features,
@@ -66,4 +69,5 @@ class ICNN(MeasuredEnergy):
             learn_tau=learn_tau,
             dropout=dropout,
             bias=bias,
+            domain=domain,
         )

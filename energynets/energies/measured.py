@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from energynets.energies.domain import Domain
 from energynets.energies.energy import Energy
 from energynets.errors import ShapeError
 
@@ -46,6 +47,7 @@ class MeasuredEnergy(Energy):
         learn_tau: train tau.
         dropout: share of measurements dropped in training, one mask for all T steps.
         bias: whether phi has u0.
+        domain: where y lives, `Box()` by default.
 
     Source: the partially convex gate is Amos, Xu & Kolter (2017), equation 3.
     """
@@ -63,8 +65,9 @@ class MeasuredEnergy(Energy):
         learn_tau: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
+        domain: Domain | None = None,
     ) -> None:
-        super().__init__(num_labels, tau=tau, learn_tau=learn_tau)
+        super().__init__(num_labels, tau=tau, learn_tau=learn_tau, domain=domain)
         self.num_features = num_features
         self.num_measurements = num_measurements
         self.head = head

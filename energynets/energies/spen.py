@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from energynets.energies.domain import Domain
 from energynets.energies.heads import SoftplusHead
 from energynets.energies.measured import MeasuredEnergy
 
@@ -21,6 +22,7 @@ class SPEN(MeasuredEnergy):
         learn_tau: train tau.
         dropout: share of measurements dropped in training.
         bias: whether phi has a bias.
+        domain: where y lives, `Box()` by default.
 
     Source: Belanger & McCallum (2016), equations 3 and 4.
 
@@ -44,6 +46,7 @@ class SPEN(MeasuredEnergy):
         learn_tau: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
+        domain: Domain | None = None,
     ) -> None:
         super().__init__(
             num_features,
@@ -55,4 +58,5 @@ class SPEN(MeasuredEnergy):
             learn_tau=learn_tau,
             dropout=dropout,
             bias=bias,
+            domain=domain,
         )

@@ -1,8 +1,10 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
-from energynets.inference.gradient import GradientMode, NoGradient, Unroll
+from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.infer import InferenceResult, Trace, infer
-from energynets.inference.solvers import GradientDescent, MirrorDescent, ProjectedGradient, Solver
+from energynets.inference.observed import OBSERVED_LOGIT, Observed
+from energynets.inference.solver import Solution, Solver
 
 SOLVERS: dict[str, type[Solver]] = {
     "mirror_descent": MirrorDescent,
@@ -11,15 +13,21 @@ SOLVERS: dict[str, type[Solver]] = {
 }
 
 __all__ = [
+    "OBSERVED_LOGIT",
     "SOLVERS",
+    "Descent",
     "GradientDescent",
     "GradientMode",
+    "Implicit",
     "InferenceResult",
     "MirrorDescent",
     "NoGradient",
+    "Observed",
     "ProjectedGradient",
+    "Solution",
     "Solver",
     "Trace",
+    "Truncated",
     "Unroll",
     "infer",
 ]

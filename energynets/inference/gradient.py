@@ -4,10 +4,60 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from energynets.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Unroll:
-    """Differentiate through all T steps, exactly."""
+    """Differentiate through all T steps, exactly.
+
+    Source: Domke, Generic methods for optimization-based modeling (2012), section 4.
+    """
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """Differentiate through the last k steps; what came before them counts as constant.
+
+    Args:
+        steps: k >= 1. With k >= T it is `Unroll()`.
+
+    Raises:
+        ConfigError: k < 1.
+
+    Source: Shaban et al., Truncated back-propagation for bilevel optimization (2019), section 2.
+    """
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"truncated: expected one step or more, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Differentiate the fixed point that inference converged to, by the implicit function theorem.
+
+    Wrong where inference has not converged, so both residuals are checked: that of the fixed point and that of the
+    linear system of the adjoint; a `NotConvergedWarning` says which, how far and for how many documents.
+
+    Args:
+        tolerance: largest residual, relative for the adjoint, that counts as converged.
+        max_iterations: of the adjoint's linear solver.
+
+    Source: Bai, Kolter & Koltun, Deep equilibrium models (2019), theorem 1.
+    """
+
+    tolerance: float = 1e-4
+    max_iterations: int = 50
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0 or self.max_iterations < 1:
+            raise ConfigError(
+                "implicit: expected a positive tolerance and one iteration or more, "
+                f"got {self.tolerance} and {self.max_iterations}"
+            )
 
 
 @dataclass(frozen=True)
@@ -15,4 +65,4 @@ class NoGradient:
     """Keep no graph: for prediction. Works under `torch.no_grad` and `torch.inference_mode` too."""
 
 
-GradientMode = Unroll | NoGradient
+GradientMode = Unroll | Truncated | Implicit | NoGradient

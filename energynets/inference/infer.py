@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Energy
-from energynets.inference.gradient import GradientMode, NoGradient, Unroll
-from energynets.inference.solvers import MirrorDescent, Solver
+from energynets.inference.descent import MirrorDescent
+from energynets.inference.gradient import GradientMode
+from energynets.inference.observed import Observed, observe
+from energynets.inference.solver import Solver
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class InferenceResult:
     """The minimiser that inference found.
 
     Args:
-        y: (B, L) in [0, 1]; carries gradients under `Unroll`.
-        logits: (B, L), y = sigmoid(logits); carries gradients under `Unroll`.
+        y: (B, L) in the energy's domain; carries gradients unless under `NoGradient`.
+        logits: (B, L) with y = y(logits), sigmoid for labels; carries gradients unless under `NoGradient`.
         energy: E(y), (B,), without gradient.
         steps: steps used for each example, (B,) int64.
-        converged: whether the last step moved no label by more than the tolerance, (B,) bool; False where T = 0.
+        converged: whether a mean-field step from here would move no label by more than the tolerance, (B,) bool.
         finite: whether logits and energy are finite, (B,) bool.
         trace: energies and gradient norms of every step, where asked for.
     """
@@ -57,6 +58,7 @@ def infer(
     solver: Solver | None = None,
     gradient: GradientMode | None = None,
     initial: Tensor | None = None,
+    observed: Observed | None = None,
     tolerance: float = 1e-3,
     trace: bool = False,
 ) -> InferenceResult:
@@ -66,16 +68,18 @@ def infer(
         energy: what is minimised.
         context: `energy.condition(features)`, computed once per x.
         solver: default `MirrorDescent()`.
-        gradient: how gradients flow, `Unroll()` (default) or `NoGradient()`.
+        gradient: how gradients flow: `Unroll()` (default), `Truncated(k)`, `Implicit()` or `NoGradient()`.
         initial: logits z_0 (B, L); default: the solver's start.
-        tolerance: largest change of a label in the last step that counts as converged.
+        observed: labels that are known and stay.
+        tolerance: largest change of a label that counts as converged.
         trace: record energies and gradient norms, at the cost of T + 1 further evaluations of each.
 
     Returns:
         An `InferenceResult`.
 
     Raises:
-        ShapeError: z_0 is not (B, L).
+        ShapeError: z_0 or `observed` are not (B, L).
+        InferenceError: the solver does not take this energy or this gradient mode.
 
     Example:
         >>> import torch
@@ -86,28 +90,34 @@ def infer(
         torch.Size([3, 5])
     """
     solver = MirrorDescent() if solver is None else solver
-    gradient = Unroll() if gradient is None else gradient
-    energies: list[Tensor] = []
-    norms: list[Tensor] = []
-    logits: Tensor | None = None
-    previous: Tensor | None = None
-    with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
-        for iterate in solver.trajectory(energy, context, initial):
-            previous, logits = logits, iterate
-            if trace:
-                with torch.no_grad():
-                    energies.append(energy(iterate, context))
-                    slope = energy.gradient(torch.sigmoid(iterate), context) + energy.tau * iterate
-                    norms.append(torch.linalg.vector_norm(slope, dim=-1))
-        assert logits is not None
-        y = torch.sigmoid(logits)
+    logits, steps = solver.run(energy, context, initial, gradient=gradient, observed=observed)
+    y = energy.domain.labels(logits)
+    observed = observe(observed, energy, logits)
+    if observed is not None:
+        y = observed.labels(y)
     with torch.no_grad():
-        final = energies[-1] if trace else energy(logits, context)
-        if previous is None:
-            converged = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        else:
-            converged = (y - torch.sigmoid(previous)).abs().amax(-1) <= tolerance
+        final = energy(logits, context)
+        slope = _slope(energy, logits, y, context, observed)
+        # One step of size 1 / tau, the mean-field update: what a fixed point maps to itself.
+        moved = energy.domain.labels(logits - slope / energy.tau)
+        converged = (moved - energy.domain.labels(logits)).abs().amax(-1) <= tolerance
         finite = logits.isfinite().all(-1) & final.isfinite()
-    steps = torch.full((len(logits),), solver.steps, dtype=torch.int64, device=logits.device)
-    record = Trace(torch.stack(energies), torch.stack(norms)) if trace else None
+        record = None
+        if trace:
+            iterates = list(solver.trajectory(energy, context, initial, observed=observed))
+            record = Trace(
+                torch.stack([energy(iterate, context) for iterate in iterates]),
+                torch.stack([_norm(energy, iterate, context, observed) for iterate in iterates]),
+            )
     return InferenceResult(y, logits, final, steps, converged, finite, record)
+
+
+def _slope(energy: Energy, logits: Tensor, y: Tensor, context: Any, observed: Observed | None) -> Tensor:
+    """dE/dy (B, L), 0 where a label is known."""
+    slope = energy.gradient(y.detach(), context) + energy.tau * logits
+    return slope if observed is None else observed.free(slope)
+
+
+def _norm(energy: Energy, logits: Tensor, context: Any, observed: Observed | None) -> Tensor:
+    slope = _slope(energy, logits, energy.domain.labels(logits), context, observed)
+    return torch.linalg.vector_norm(slope, dim=-1)

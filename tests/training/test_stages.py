@@ -66,8 +66,8 @@ def test_a_stage_trains_what_it_names(tmp_path: Path, trains: tuple[str, ...]) -
 
 def test_without_the_energy_the_classifier_is_trained(tmp_path: Path) -> None:
     network = fresh(SPEN, toy_data())
-    trajectory, solved = network.solver.trajectory, []
-    network.solver.trajectory = lambda *given: (solved.append(1), trajectory(*given))[1]
+    run, solved = network.solver.run, []
+    network.solver.run = lambda *given, **options: (solved.append(1), run(*given, **options))[1]
 
     class Watch(Progress):
         def evaluation(self, line: Any) -> None:

@@ -1,0 +1,232 @@
+"""Descent on y for a fixed number of steps: the loop that is unrolled and differentiated."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from energynets.energies import Energy
+from energynets.errors import ConfigError
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
+from energynets.inference.implicit import fixed_point
+from energynets.inference.observed import Observed, observe
+from energynets.inference.solver import Solution, Solver, all_steps
+
+State = tuple[Tensor, Tensor | None]
+"""The iterate u_t and, with momentum, the velocity v_t."""
+
+
+class Descent(Solver):
+    """u_{t+1} = project(u_t + v_{t+1}), v_{t+1} = momentum v_t - eta_t direction(u_t), for t = 0 .. T - 1.
+
+    What u is (logits or labels) and what its direction is makes a solver.
+
+    Args:
+        steps: T >= 0.
+        step_size: eta > 0, one for all steps or T of them.
+        momentum: in [0, 1).
+        learn_step_sizes: train the T step sizes (as exp of a parameter, so that they stay positive).
+        initial: `unary` starts at the energy's `initial_logits`, `uniform` at z_0 = 0.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        steps: int = 10,
+        *,
+        step_size: float | Sequence[float] = 1.0,
+        momentum: float = 0.0,
+        learn_step_sizes: bool = False,
+        initial: str = "unary",
+    ) -> None:
+        super().__init__(initial=initial)
+        sizes = (
+            [float(step_size)] * steps if isinstance(step_size, int | float) else [float(size) for size in step_size]
+        )
+        if steps < 0 or len(sizes) != steps:
+            raise ConfigError(f"solver: expected {steps} step sizes, one a step, got {len(sizes)}")
+        if any(size <= 0 for size in sizes):
+            raise ConfigError(f"solver.step_size: expected positive values, got {step_size}")
+        if not 0 <= momentum < 1:
+            raise ConfigError(f"solver.momentum: expected a value in [0, 1), got {momentum}")
+        self.steps = steps
+        self.momentum = momentum
+        self._fixed_sizes = sizes
+        self.log_step_sizes = nn.Parameter(torch.tensor(sizes).log()) if learn_step_sizes else None
+
+    def step_sizes(self) -> Sequence[float | Tensor]:
+        """eta_0 .. eta_{T-1}."""
+        return self._fixed_sizes if self.log_step_sizes is None else self.log_step_sizes.exp().unbind()
+
+    def run(
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> Solution:
+        gradient = Unroll() if gradient is None else gradient
+        with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
+            logits = self._solve(energy, context, initial, gradient, observed)
+        return Solution(logits, all_steps(logits, self.steps))
+
+    def _solve(
+        self, energy: Energy, context: Any, initial: Tensor | None, gradient: GradientMode, observed: Observed | None
+    ) -> Tensor:
+        if isinstance(gradient, Implicit):
+            with torch.no_grad():
+                logits = self._solve(energy, context, initial, NoGradient(), observed)
+            return fixed_point(energy, context, logits, gradient, observed)
+        *_, (iterate, _) = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
+        return self._observed_logits(iterate, energy, observed)
+
+    def trajectory(
+        self, energy: Energy, context: Any, initial: Tensor | None = None, *, observed: Observed | None = None
+    ) -> Iterator[Tensor]:
+        """Yield z_0, z_1, ..., z_T, each (B, L), with T evaluations of the energy's gradient.
+
+        Args:
+            energy: the function to minimise.
+            context: `energy.condition(features)`.
+            initial: z_0; default: what the solver starts from.
+            observed: labels that are known.
+
+        Raises:
+            ShapeError: z_0 or `observed` are not (B, L).
+        """
+        for iterate, _ in self._states(energy, context, initial, observed):
+            yield self._observed_logits(iterate, energy, observed)
+
+    def _states(
+        self, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None, constant: int = 0
+    ) -> Iterator[State]:
+        """u_t and v_t for t = 0 .. T, the first `constant` steps without a graph."""
+        logits = self.start(energy, context, initial)
+        observed = observe(observed, energy, logits)
+        state: State = (self._from_logits(logits, energy), None)
+        yield state
+        for step, size in enumerate(self.step_sizes()):
+            with torch.no_grad() if step < constant else contextlib.nullcontext():
+                state = self._step(state, size, energy, context, observed)
+            yield state
+
+    def _step(
+        self, state: State, size: float | Tensor, energy: Energy, context: Any, observed: Observed | None
+    ) -> State:
+        iterate, velocity = state
+        labels = self._to_labels(iterate, energy)
+        if observed is not None:
+            labels = observed.labels(labels)
+        gradient = energy.gradient(labels, context) + energy.tau * self._to_logits(iterate, energy)
+        update = -size * self._direction(gradient, labels, energy)
+        if velocity is not None:
+            update = update + self.momentum * velocity
+        return self._project(iterate + update, energy), update if self.momentum else None
+
+    def _observed_logits(self, iterate: Tensor, energy: Energy, observed: Observed | None) -> Tensor:
+        logits = self._to_logits(iterate, energy)
+        return logits if observed is None else observed.logits(logits, energy.domain)
+
+    @abstractmethod
+    def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
+        """dE/dy and y -> the direction of ascent of the iterate."""
+
+    def _from_logits(self, logits: Tensor, energy: Energy) -> Tensor:
+        return logits
+
+    def _to_logits(self, iterate: Tensor, energy: Energy) -> Tensor:
+        return iterate
+
+    def _to_labels(self, iterate: Tensor, energy: Energy) -> Tensor:
+        return energy.domain.labels(iterate)
+
+    def _project(self, iterate: Tensor, energy: Energy) -> Tensor:
+        return iterate
+
+
+class MirrorDescent(Descent):
+    """Mirror descent, z_{t+1} = z_t - eta_t dE/dy(y(z_t)); with eta = tau = 1 the mean-field update.
+
+    Args:
+        As `Descent`. A step size of 1 / tau forgets z_t wholly: z_{t+1} = (phi - s_t A) / tau.
+
+    Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.
+    """
+
+    def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
+        return gradient
+
+
+class GradientDescent(Descent):
+    """Gradient descent on logits, z_{t+1} = z_t - eta_t J_t dE/dy(y_t), y_t = y(z_t); for labels J = y (1 - y).
+
+    Args:
+        As `Descent`. The factor y (1 - y) is at most 1/4, so useful step sizes are larger than for mirror descent.
+
+    Source: Belanger, Yang & McCallum, End-to-End Learning for Structured Prediction Energy Networks (2017), section 4.
+    """
+
+    def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
+        return energy.domain.pullback(labels, gradient)
+
+
+class ProjectedGradient(Descent):
+    """Projected gradient, y_{t+1} = project(y_t - eta_t dE/dy(y_t)), for labels clip(., margin, 1 - margin).
+
+    The entropy's gradient is infinite on the boundary and its curvature at the margin is 1 / margin, so a step size
+    above 2 margin / tau oscillates there; mirror descent has no such limit.
+
+    Args:
+        margin: distance kept from the boundary, in (0, 1/2).
+        Others as `Descent`; the default step size is 0.02.
+
+    Source: Belanger & McCallum (2016), section 5.
+    """
+
+    def __init__(
+        self,
+        steps: int = 10,
+        *,
+        step_size: float | Sequence[float] = 0.02,
+        momentum: float = 0.0,
+        learn_step_sizes: bool = False,
+        initial: str = "unary",
+        margin: float = 0.02,
+    ) -> None:
+        super().__init__(
+            steps, step_size=step_size, momentum=momentum, learn_step_sizes=learn_step_sizes, initial=initial
+        )
+        if not 0 < margin < 0.5:
+            raise ConfigError(f"solver.margin: expected a value in (0, 0.5), got {margin}")
+        self.margin = margin
+
+    def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
+        return gradient
+
+    def _from_logits(self, logits: Tensor, energy: Energy) -> Tensor:
+        return self._project(energy.domain.labels(logits), energy)
+
+    def _to_logits(self, iterate: Tensor, energy: Energy) -> Tensor:
+        return energy.domain.logits(iterate)
+
+    def _to_labels(self, iterate: Tensor, energy: Energy) -> Tensor:
+        return iterate
+
+    def _project(self, iterate: Tensor, energy: Energy) -> Tensor:
+        return energy.domain.project(iterate, self.margin)
+
+
+def constant_steps(gradient: GradientMode, steps: int) -> int:
+    """How many of the first steps keep no graph."""
+    if isinstance(gradient, Truncated):
+        return max(steps - gradient.steps, 0)
+    return steps if isinstance(gradient, NoGradient) else 0

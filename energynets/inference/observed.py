@@ -1,0 +1,71 @@
+"""Partly observed labels: those that are known stay as they are while the others are inferred."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from energynets.energies import Domain, Energy, Euclidean, Simplex
+from energynets.errors import ShapeError
+
+OBSERVED_LOGIT = 40.0
+"""Logit of a label observed to hold: sigmoid(40) is 1 in float64, and yet every loss of it is finite."""
+
+
+class Observed(NamedTuple):
+    """Labels known beforehand.
+
+    Args:
+        values: (B, L), 0 or 1 (any number in a Euclidean domain); read only where the mask is True.
+        mask: (B, L) bool, which labels are known.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, infer
+        >>> from energynets.inference import Observed
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> known = Observed(torch.ones(3, 5), torch.tensor([True, False, False, False, False]).expand(3, 5))
+        >>> bool((infer(energy, energy.condition(torch.randn(3, 8)), observed=known).y[:, 0] == 1).all())
+        True
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    def check(self, energy: Energy, like: Tensor) -> Observed:
+        """Itself, values in the dtype of the logits, or a `ShapeError` that says what is wrong."""
+        values, mask = self
+        shape = tuple(like.shape)
+        if mask.dtype != torch.bool or tuple(mask.shape) != shape or tuple(values.shape) != shape:
+            raise ShapeError(
+                f"observed: expected values and a bool mask of shape {shape}, "
+                f"got {tuple(values.shape)} and {tuple(mask.shape)} of {mask.dtype}"
+            )
+        known = values[mask]
+        if not isinstance(energy.domain, Euclidean) and not bool(((known == 0) | (known == 1)).all()):
+            raise ShapeError("observed: expected values of 0 or 1")
+        if isinstance(energy.domain, Simplex):
+            groups = mask.unflatten(-1, (-1, energy.domain.num_categories))
+            if not bool((groups.all(-1) == groups.any(-1)).all()):
+                raise ShapeError("observed: expected whole categorical variables, every category of each")
+        return Observed(values.to(like.dtype), mask)
+
+    def labels(self, y: Tensor) -> Tensor:
+        """y with the known labels in their places."""
+        return torch.where(self.mask, self.values, y)
+
+    def logits(self, z: Tensor, domain: Domain) -> Tensor:
+        """z with the logits of the known labels in their places."""
+        values = self.values if isinstance(domain, Euclidean) else OBSERVED_LOGIT * (2 * self.values - 1)
+        return torch.where(self.mask, values, z)
+
+    def free(self, gradient: Tensor) -> Tensor:
+        """A gradient without the coordinates that cannot move."""
+        return gradient.masked_fill(self.mask, 0)
+
+
+def observe(observed: Observed | None, energy: Energy, like: Tensor) -> Observed | None:
+    """The checked `Observed`, where there is one."""
+    return None if observed is None else Observed(*observed).check(energy, like)

@@ -1,0 +1,117 @@
+"""What every solver promises: an energy and a context in, the logits of its minimiser out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from energynets.energies import Energy
+from energynets.errors import ConfigError, InferenceError, ShapeError
+from energynets.inference.gradient import GradientMode
+from energynets.inference.observed import Observed
+
+
+class Solution(NamedTuple):
+    """What a solver found.
+
+    Args:
+        logits: z (B, L); carries gradients as the gradient mode says.
+        steps: steps that each example took, (B,) int64.
+    """
+
+    logits: Tensor
+    steps: Tensor
+
+
+class Solver(nn.Module, ABC):
+    """argmin over y of E(y; x), from the logits z_0.
+
+    Args:
+        initial: `unary` starts at the energy's `initial_logits`, `uniform` at z_0 = 0.
+
+    Raises:
+        ConfigError: an unknown start.
+    """
+
+    steps: int
+    """T, the largest number of steps."""
+
+    def __init__(self, *, initial: str = "unary") -> None:
+        super().__init__()
+        if initial not in ("unary", "uniform"):
+            raise ConfigError(f"solver.initial: expected 'unary' or 'uniform', got {initial!r}")
+        self.initial = initial
+
+    @abstractmethod
+    def run(
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> Solution:
+        """Logits of the minimiser found, and the steps it took.
+
+        Args:
+            energy: the function to minimise.
+            context: `energy.condition(features)`.
+            initial: z_0 (B, L); default: what the solver starts from.
+            gradient: how gradients flow, default `Unroll()`.
+            observed: labels that are known.
+
+        Raises:
+            ShapeError: z_0 or `observed` are not (B, L).
+            InferenceError: the solver does not take this energy or this gradient mode.
+        """
+
+    @abstractmethod
+    def trajectory(
+        self, energy: Energy, context: Any, initial: Tensor | None = None, *, observed: Observed | None = None
+    ) -> Iterator[Tensor]:
+        """Yield z_0, z_1, ..., each (B, L), as plain differentiable operations."""
+
+    def solve(
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> Tensor:
+        """`run`'s logits (B, L)."""
+        return self.run(energy, context, initial, gradient=gradient, observed=observed).logits
+
+    def start(self, energy: Energy, context: Any, initial: Tensor | None = None) -> Tensor:
+        """z_0 (B, L): the one given, checked, or the solver's own."""
+        logits = initial if initial is not None else self._own_start(energy, context)
+        if logits.ndim != 2 or logits.shape[1] != energy.num_labels:
+            raise ShapeError(f"initial logits: expected (B, {energy.num_labels}), got {tuple(logits.shape)}")
+        return logits
+
+    def _own_start(self, energy: Energy, context: Any) -> Tensor:
+        logits = energy.initial_logits(context)
+        if logits is not None and self.initial == "unary":
+            return logits
+        reference = logits if logits is not None else _first_tensor(context)
+        if reference is None:
+            raise InferenceError("cannot tell the batch size from the context: give `initial`, the logits z_0 (B, L)")
+        return reference.new_zeros(len(reference), energy.num_labels)
+
+
+def all_steps(logits: Tensor, steps: int) -> Tensor:
+    """The same number of steps for every example, (B,) int64."""
+    return torch.full((len(logits),), steps, dtype=torch.int64, device=logits.device)
+
+
+def _first_tensor(context: Any) -> Tensor | None:
+    if isinstance(context, Tensor):
+        return context
+    values = context.values() if isinstance(context, dict) else context if isinstance(context, list | tuple) else ()
+    return next((tensor for value in values if (tensor := _first_tensor(value)) is not None), None)
