@@ -1,4 +1,8 @@
-"""The small networks h on K measurements, with their gradients s = dh/dm in closed form."""
+"""The small networks h on K measurements, with their gradients s = dh/dm in closed form.
+
+Any module of m, or of m and a context, can be a head. One that has `weights` and `closed_form` besides is
+differentiated without autograd by the engine.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from energynets.energies.slopes import ConvexSlope, DeepSlope, ShallowSlope, Slope, Weights
 from energynets.errors import ConfigError
 
 
@@ -50,6 +55,15 @@ class SoftplusHead(nn.Module):
             slope = (slope @ layer.weight) * torch.sigmoid(pre_activation)
         return slope
 
+    def weights(self) -> Weights:
+        """c, W_1, b_1, ...: what `closed_form` takes."""
+        return (self.output, *(tensor for layer in self.layers for tensor in (layer.weight, layer.bias)))  # type: ignore[arg-type]
+
+    @staticmethod
+    def closed_form(weights: Weights) -> Slope:
+        """Its slope with a hand-derived backward."""
+        return ShallowSlope(weights) if len(weights) == 1 else DeepSlope(weights)
+
 
 class ConvexHead(nn.Module):
     """h(m) = <w, v_n>, v_1 = softplus(m_1), v_{i+1} = softplus(W_i v_i + m_{i+1}), all W_i, w >= 0.
@@ -84,9 +98,6 @@ class ConvexHead(nn.Module):
         self.hidden_weights = nn.ParameterList(store(w) for w in hidden_weights)
         self.output = nn.Parameter(store(output))
 
-    def _nonnegative(self, weight: Tensor) -> Tensor:
-        return weight if self.nonnegativity == "projection" else functional.softplus(weight)
-
     @torch.no_grad()
     def project(self) -> None:
         """Clip the weights at 0 (nothing to do under reparametrisation)."""
@@ -94,25 +105,36 @@ class ConvexHead(nn.Module):
             for weight in (*self.hidden_weights, self.output):
                 weight.clamp_(min=0)
 
-    def _pre_activations(self, measurements: Tensor) -> list[Tensor]:
-        first, *passthrough = measurements.split(self.widths, dim=-1)
-        pre_activations = [first]
-        for weight, own in zip(self.hidden_weights, passthrough, strict=True):
-            activation = functional.softplus(pre_activations[-1])
-            pre_activations.append(own + functional.linear(activation, self._nonnegative(weight)))
-        return pre_activations
+    def weights(self) -> Weights:
+        """w, W_1, W_2, ..., non-negative: what `closed_form` takes."""
+        stored = (self.output, *self.hidden_weights)
+        return stored if self.nonnegativity == "projection" else tuple(functional.softplus(rho) for rho in stored)
 
     def forward(self, measurements: Tensor) -> Tensor:
         """m (..., K) -> h (...)."""
-        return functional.softplus(self._pre_activations(measurements)[-1]) @ self._nonnegative(self.output)
+        output, *matrices = self.weights()
+        return functional.softplus(self._pre_activations(measurements, matrices)[-1]) @ output
 
     def gradient(self, measurements: Tensor) -> Tensor:
         """m (..., K) -> dh/dm (..., K)."""
-        pre_activations = self._pre_activations(measurements)
-        slopes = [torch.sigmoid(pre_activations[-1]) * self._nonnegative(self.output)]
-        for weight, pre_activation in zip(reversed(self.hidden_weights), reversed(pre_activations[:-1]), strict=True):
-            slopes.append((slopes[-1] @ self._nonnegative(weight)) * torch.sigmoid(pre_activation))
+        output, *matrices = self.weights()
+        pre_activations = self._pre_activations(measurements, matrices)
+        slopes = [torch.sigmoid(pre_activations[-1]) * output]
+        for matrix, pre_activation in zip(matrices[::-1], pre_activations[-2::-1], strict=True):
+            slopes.append((slopes[-1] @ matrix) * torch.sigmoid(pre_activation))
         return torch.cat(slopes[::-1], dim=-1)
+
+    def _pre_activations(self, measurements: Tensor, matrices: Sequence[Tensor]) -> list[Tensor]:
+        first, *passthrough = measurements.split(self.widths, dim=-1)
+        pre_activations = [first]
+        for matrix, own in zip(matrices, passthrough, strict=True):
+            pre_activations.append(own + functional.linear(functional.softplus(pre_activations[-1]), matrix))
+        return pre_activations
+
+    @staticmethod
+    def closed_form(weights: Weights) -> Slope:
+        """Its slope with a hand-derived backward."""
+        return ConvexSlope(weights)
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,14 @@ class MeasuredContext(NamedTuple):
         offset: what measurements add that y has no part in, (B, K) or (K,).
         gates: per layer g_i (B, L), or none.
         mask: (B, K) dropout of the measurements, the same for all T steps, or None.
+        head: what the head h sees of x, or None.
     """
 
     unary: Tensor
     offset: Tensor
     gates: tuple[Tensor, ...]
     mask: Tensor | None
+    head: Any = None
 
 
 class MeasuredEnergy(Energy):
@@ -39,8 +42,9 @@ class MeasuredEnergy(Energy):
         num_features: F.
         num_labels: L.
         num_measurements: K.
-        head: the small network h, (..., K) -> (...). Its `gradient(m)`, where it has one, is dh/dm; else
-            `torch.func.grad` is used.
+        head: the small network h: any module of m (B, K), or of m and a context, returning (B,). The context is
+            `head.condition(features)`, or the features where it has no `condition`. Its `gradient(m)`, where it has
+            one, is dh/dm; else `torch.func.grad` is used.
         condition_measurements: whether measurements see the features (C).
         gate_widths: with widths (k_1, ..., k_n) adding up to K, slice i measures y * (W_i f + b_i) instead of y.
         tau: weight of the entropy, > 0.
@@ -71,6 +75,7 @@ class MeasuredEnergy(Energy):
         self.num_features = num_features
         self.num_measurements = num_measurements
         self.head = head
+        self._head_sees_x = _sees_context(head)
         self.dropout = dropout
         self.unary = nn.Linear(num_features, num_labels, bias=bias)
         # Documents have few labels: m is a sum of few entries of A, and entries of 1 / sqrt(K) would leave h linear.
@@ -102,7 +107,14 @@ class MeasuredEnergy(Energy):
         if self.training and self.dropout > 0:
             keep = torch.full((len(features), self.num_measurements), 1 - self.dropout, device=features.device)
             mask = (torch.bernoulli(keep) / (1 - self.dropout)).to(features.dtype)
-        return MeasuredContext(self.unary(features), offset, tuple(gate(features) for gate in self.gates), mask)
+        gates = tuple(gate(features) for gate in self.gates)
+        return MeasuredContext(self.unary(features), offset, gates, mask, self._head_context(features))
+
+    def _head_context(self, features: Tensor) -> Any:
+        if not self._head_sees_x:
+            return None
+        condition = getattr(self.head, "condition", None)
+        return features if condition is None else condition(features)
 
     def initial_logits(self, context: MeasuredContext) -> Tensor:
         """phi: inference starts at the classifier's answer."""
@@ -131,23 +143,34 @@ class MeasuredEnergy(Energy):
             gradient = gradient + gate * (part @ rows)
         return gradient
 
-    def slope(self, measurements: Tensor) -> Tensor:
+    def slope(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
         """s = dh/dm: (B, K) -> (B, K)."""
         closed_form = getattr(self.head, "gradient", None)
         if closed_form is not None:
-            return closed_form(measurements)
-        return torch.func.grad(lambda m: self.head(m).sum())(measurements)
+            return closed_form(measurements, *self._given(context))
+        return torch.func.grad(lambda m: self.head(m, *self._given(context)).sum())(measurements)
+
+    def _given(self, context: MeasuredContext) -> tuple[Any, ...]:
+        return (context.head,) if self._head_sees_x else ()
 
     def potential(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """-<phi, y> + h(m): (B, L) -> (B,)."""
-        return self.head(self.measurements(y, context)) - (context.unary * y).sum(-1)
+        h = self.head(self.measurements(y, context), *self._given(context))
+        return h - (context.unary * y).sum(-1)
 
     def gradient(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """-phi + s A: (B, L) -> (B, L), closed form."""
-        return self._adjoint(self.slope(self.measurements(y, context)), context)
+        return self._adjoint(self.slope(self.measurements(y, context), context), context)
 
     def project(self) -> None:
         """Bring the head's weights back into their set, where it has one (ICNN)."""
         project = getattr(self.head, "project", None)
         if callable(project):
             project()
+
+
+def _sees_context(head: nn.Module) -> bool:
+    """Whether the head's `forward` takes a second argument."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(head.forward).parameters.values()
+    return sum(parameter.kind in positional for parameter in parameters) > 1

@@ -1,6 +1,7 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
 from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
+from energynets.inference.engine import Path, general_path, path
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.infer import InferenceResult, Trace, infer
 from energynets.inference.observed import OBSERVED_LOGIT, Observed
@@ -23,11 +24,14 @@ __all__ = [
     "MirrorDescent",
     "NoGradient",
     "Observed",
+    "Path",
     "ProjectedGradient",
     "Solution",
     "Solver",
     "Trace",
     "Truncated",
     "Unroll",
+    "general_path",
     "infer",
+    "path",
 ]

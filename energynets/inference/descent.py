@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError
+from energynets.inference.engine import mirror_descent, path, under_transforms
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
@@ -36,6 +37,9 @@ class Descent(Solver):
     Raises:
         ConfigError: a value out of its range.
     """
+
+    has_engine = False
+    """Whether the engine computes it, over measured energies."""
 
     def __init__(
         self,
@@ -86,8 +90,20 @@ class Descent(Solver):
             with torch.no_grad():
                 logits = self._solve(energy, context, initial, NoGradient(), observed)
             return fixed_point(energy, context, logits, gradient, observed)
+        fast = self._fast(energy, context, initial, gradient, observed)
+        if fast is not None:
+            return fast
         *_, (iterate, _) = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
         return self._observed_logits(iterate, energy, observed)
+
+    def _fast(
+        self, energy: Energy, context: Any, initial: Tensor | None, gradient: GradientMode, observed: Observed | None
+    ) -> Tensor | None:
+        if not self.steps or under_transforms() or not path(energy, self).fast:
+            return None
+        logits = self.start(energy, context, initial)
+        observed = observe(observed, energy, logits)
+        return mirror_descent(self, energy, context, logits, observed)[0]  # type: ignore[arg-type]
 
     def trajectory(
         self, energy: Energy, context: Any, initial: Tensor | None = None, *, observed: Observed | None = None
@@ -161,6 +177,8 @@ class MirrorDescent(Descent):
 
     Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.
     """
+
+    has_engine = True
 
     def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
         return gradient

@@ -76,7 +76,8 @@ def test_unrolled_gradients_pass_gradcheck_for_everything(energy, solver, option
 @pytest.mark.parametrize("energy", ENERGIES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_closed_form_path_equals_the_general_path(energy, solver, monkeypatch):
-    energy, solver = ENERGIES[energy]().double(), SOLVERS[solver](momentum=0.3, learn_step_sizes=True)
+    energy = ENERGIES[energy]().double()
+    solver = SOLVERS[solver](momentum=0.3, learn_step_sizes=True).double()
     features = torch.randn(3, F, dtype=torch.float64)
 
     def run():
@@ -109,7 +110,7 @@ def test_zero_energy_is_the_sigmoid_classifier():
 def test_mean_field_update_is_one_step_of_size_one():
     energy = SPEN(F, L, num_measurements=3)
     context = energy.condition(torch.randn(2, F))
-    slope = energy.slope(energy.measurements(torch.sigmoid(context.unary), context))
+    slope = energy.slope(energy.measurements(torch.sigmoid(context.unary), context), context)
     expected = context.unary - slope @ energy.measure
     torch.testing.assert_close(infer(energy, context, solver=MirrorDescent(steps=1)).logits, expected)
 

@@ -1,0 +1,10 @@
+"""The fast path: a whole descent over a measured energy as one differentiable operation.
+
+`path` says which models take it. The general path, plain operations under autograd, takes everything else and is the
+oracle of this one.
+"""
+
+from energynets.inference.engine.path import Path, general_path, path, under_transforms
+from energynets.inference.engine.solve import mirror_descent
+
+__all__ = ["Path", "general_path", "mirror_descent", "path", "under_transforms"]

@@ -1,0 +1,359 @@
+"""Mirror descent over a measured energy as one differentiable operation, flat in memory.
+
+Every step adds to z only multiples of z_0, of phi and of rows of A, so
+
+    z_t = a_t z_0 + b_t phi + n_t A,    n_{t+1} = n_t + v_{t+1},  v_{t+1} = momentum v_t - eta_t (s_t + tau n_t),
+
+with n_t (B, K) and s_t = dh/dm at m_t = y(z_t) A^T + a0. The scalars follow the same recursion, from a_0 = 1, b_0 = 0.
+The forward pass keeps m_t and n_t, (B, K) each, and nothing of size L per step; the backward pass rebuilds z_t with one
+product. With eta tau = 1 and no momentum n_{t+1} = -eta s_t, and m_t alone is kept.
+
+Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it stands before):
+
+    dn_{t+1} += dz_{t+1} A^T       dv = momentum dv + dn_{t+1}    ds_t = -eta_t dv    dn_t = dn_{t+1} - eta_t tau dv
+    dm_t = (d^2h/dm^2) ds_t        dz_t = J(y_t) (dm_t A)         dA  += n_{t+1}^T dz_{t+1} + dm_t^T y_t
+    dz_0 += a_t dz_t               dphi += b_t dz_t
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from energynets.energies import Box, Domain
+from energynets.inference.engine.heads import MakeSlope
+from energynets.inference.engine.measurements import (
+    GatedMeasurements,
+    GatedMeasurementsBackward,
+    Measurements,
+    MeasurementsBackward,
+)
+from energynets.inference.engine.schedule import Number
+from energynets.inference.observed import Observed
+
+StepLoss = Callable[[int, Tensor], Tensor]
+
+
+@dataclass
+class MirrorPlan:
+    """Everything of one descent that is not differentiated.
+
+    Args:
+        domain: of y.
+        make_slope: weights -> s = dh/dm and its backward.
+        widths: of the gated slices of the measurements, or none.
+        mask: dropout of the measurements (B, K), or None.
+        observed: known labels, or None.
+        step_sizes, tau, momentum: numbers, or tensors of one number where they are learned.
+        factors: per base (z_0, phi, ...) its factor in z_t for t = 0 .. T.
+        learned: whether the numbers want gradients.
+        step_loss: of t and z_t, added up over t = 1 .. T; for losses that read every step.
+    """
+
+    domain: Domain
+    make_slope: MakeSlope
+    widths: tuple[int, ...]
+    mask: Tensor | None
+    observed: Observed | None
+    step_sizes: Sequence[Number]
+    tau: Number
+    momentum: Number
+    factors: Sequence[Sequence[Number]]
+    learned: bool
+    step_loss: StepLoss | None = None
+
+    def __post_init__(self) -> None:
+        self.steps = len(self.step_sizes)
+        # n_{t+1} is scale s_t and what is left of n_t.
+        self.scales = [-size for size in self.step_sizes]
+        self.mean_field = (
+            not self.learned and self.momentum == 0 and all(bool(size * self.tau == 1) for size in self.step_sizes)
+        )
+
+    def base(self, step: int, bases: Sequence[Tensor], out: Tensor) -> Tensor:
+        """a_t z_0 + b_t phi (B, L): in `out`, or a base itself where that is all there is to it."""
+        terms = [(row[step], x) for row, x in zip(self.factors, bases, strict=True) if not _is(row[step], 0)]
+        if len(terms) == 1 and _is(terms[0][0], 1):
+            return terms[0][1]
+        if not terms:
+            return out.zero_()
+        torch.mul(terms[0][1], terms[0][0], out=out)
+        for factor, tensor in terms[1:]:
+            if isinstance(factor, Tensor):
+                out.addcmul_(tensor, factor)
+            else:
+                out.add_(tensor, alpha=factor)
+        return out
+
+    def labels(self, logits: Tensor, out: Tensor) -> Tensor:
+        """y(z), known labels in their places; `out` may be the logits."""
+        if isinstance(self.domain, Box):
+            y = torch.sigmoid(logits, out=out)
+        else:
+            y = out.copy_(self.domain.labels(logits))
+        if self.observed is not None:
+            torch.where(self.observed.mask, self.observed.values, y, out=y)
+        return y
+
+    def visible(self, logits: Tensor) -> Tensor:
+        """z with the logits of known labels in their places."""
+        return logits if self.observed is None else self.observed.logits(logits, self.domain)
+
+    def pullback(self, labels: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
+        """J g at y, 0 at known labels."""
+        if isinstance(self.domain, Box):  # y (1 - y) is 0 where y is known
+            return torch.ops.aten.sigmoid_backward.grad_input(gradient, labels, grad_input=out)
+        out.copy_(self.domain.pullback(labels, gradient))
+        return out if self.observed is None else out.masked_fill_(self.observed.mask, 0)
+
+
+@dataclass
+class MirrorRun:
+    """What the forward pass leaves for the backward.
+
+    Args:
+        logits: z_T (B, L).
+        states: (T, B, K), what the slope wants of m_t.
+        coordinates: n_1 .. n_T, or None where n_{t+1} = -eta_t s_t says it.
+        velocity: the last v (B, K), or None.
+        loss: sum of the step losses.
+    """
+
+    logits: Tensor
+    states: Tensor
+    coordinates: list[Tensor] | None
+    velocity: Tensor | None
+    loss: Tensor | None
+
+
+def descend(
+    plan: MirrorPlan,
+    rows: Tensor,
+    offset: Tensor,
+    bases: Sequence[Tensor],
+    gates: tuple[Tensor, ...],
+    weights: tuple[Tensor, ...],
+    *,
+    keep: bool,
+) -> MirrorRun:
+    """z_T, 2 T - 1 products and one pass over (B, L) a step; what the backward pass needs only if `keep`."""
+    batch, mask = len(bases[0]), plan.mask
+    linear = GatedMeasurements(rows, offset, gates, plan.widths) if gates else Measurements(rows, offset)
+    slope = plan.make_slope(weights)
+    kept = rows.new_empty(plan.steps if keep else 1, batch, len(rows))
+    places = kept.unbind() if keep else kept.unbind() * plan.steps
+    loss: Tensor | None = None
+    buffer = torch.empty_like(bases[0])
+    n = velocity = rows.new_empty(batch, len(rows))
+    history: list[Tensor] | None = [] if keep and not plan.mean_field else None
+    logits = plan.base(0, bases, buffer)
+    for step, (place, scale) in enumerate(zip(places, plan.scales, strict=True)):
+        m = linear.measure(plan.labels(logits, buffer), place)
+        if mask is not None:
+            m = torch.mul(m, mask, out=place)
+        elif m is not place:
+            m = place.copy_(m)
+        if plan.mean_field:
+            n = slope.forward(m, scale, n)
+        else:
+            update = slope.forward(m, scale, torch.empty_like(n))
+        if mask is not None:
+            (n if plan.mean_field else update).mul_(mask)
+        if not plan.mean_field:
+            if step:
+                _add_scaled(update, n, scale * plan.tau)
+                _add_scaled(update, velocity, plan.momentum)
+                n = n + update
+            else:
+                n = update
+            velocity = update
+            if history is not None:
+                history.append(n)
+        logits = linear.spread(plan.base(step + 1, bases, buffer), n, buffer)
+        if plan.step_loss is not None:
+            step_loss = plan.step_loss(step + 1, plan.visible(logits))
+            loss = step_loss if loss is None else loss + step_loss
+    return MirrorRun(plan.visible(logits), kept, history, None if plan.mean_field else velocity, loss)
+
+
+class Needed(NamedTuple):
+    """Which inputs want gradients."""
+
+    rows: bool
+    bases: tuple[bool, ...]
+    weights: bool
+    factors: bool
+    numbers: bool
+
+
+@dataclass
+class MirrorGradients:
+    """Gradients of the inputs of `descend`, and of the numbers where they are learned."""
+
+    rows: Tensor | None
+    offset: Tensor
+    bases: list[Tensor | None]
+    gates: Sequence[Tensor]
+    weights: Sequence[Tensor | None]
+    factors: Tensor | None
+    numbers: Tensor | None
+
+
+def descend_backward(
+    plan: MirrorPlan,
+    rows: Tensor,
+    offset: Tensor,
+    bases: Sequence[Tensor],
+    gates: tuple[Tensor, ...],
+    weights: tuple[Tensor, ...],
+    run: MirrorRun,
+    logits_bar: Tensor,
+    loss_bar: Tensor | None,
+    needed: Needed,
+) -> MirrorGradients:
+    """The equations on top of this file: 5 T - 1 products in 3 T calls."""
+    batch, steps, mask, observed = len(bases[0]), plan.steps, plan.mask, plan.observed
+    states, history, slope = run.states.unbind(), run.coordinates, plan.make_slope(weights)
+    if gates:
+        linear: MeasurementsBackward = GatedMeasurementsBackward(rows, batch, needed.rows, gates, plan.widths)
+    else:
+        linear = MeasurementsBackward(rows, batch, needed.rows)
+    dz, labels = linear.logit_bars, linear.labels
+    spread = torch.empty_like(bases[0])
+    bases_bar = [torch.zeros_like(x) if wanted else None for x, wanted in zip(bases, needed.bases, strict=True)]
+    offset_bar = rows.new_zeros(batch, len(rows))
+    factors_bar = rows.new_zeros(len(bases), steps + 1) if needed.factors else None
+    numbers_bar = rows.new_zeros(steps + 2) if needed.numbers else None
+
+    def recall(step: int, out: Tensor) -> Tensor:
+        """n_t, for t >= 1."""
+        if history is not None:
+            return out.copy_(history[step - 1])
+        slope.recall(states[step - 1], plan.scales[step - 1], out)
+        return out if mask is None else out.mul_(mask)
+
+    def share(step: int) -> None:
+        """dz_t, whole, to the bases and to the factors they come with."""
+        for index, (base, bar) in enumerate(zip(bases, bases_bar, strict=True)):
+            if bar is not None:
+                _add_scaled(bar, dz, plan.factors[index][step])
+            if factors_bar is not None:
+                factors_bar[index, step] = (dz * base).sum()
+
+    def step_loss_bar(step: int, logits: Tensor) -> Tensor:
+        assert plan.step_loss is not None
+        with torch.enable_grad():
+            leaf = plan.visible(logits).detach().clone().requires_grad_()
+            (bar,) = torch.autograd.grad(plan.step_loss(step, leaf), leaf, loss_bar)
+        return bar if observed is None else observed.free(bar)
+
+    dz.copy_(logits_bar if observed is None else observed.free(logits_bar))
+    n = recall(steps, linear.coordinates)
+    if loss_bar is not None:
+        dz.add_(step_loss_bar(steps, linear.rebuild(plan.base(steps, bases, labels), n)))
+    share(steps)
+    dn: Tensor | None = None
+    dv: Tensor | None = None
+    for step in range(steps - 1, -1, -1):
+        dn = linear.pull(dn)
+        dv = dn if dv is None or _is(plan.momentum, 0) else dn + dv * plan.momentum
+        if numbers_bar is not None:
+            _share_numbers(numbers_bar, plan, run, step, dv)
+        dm = linear.measurement_bars
+        slope.backward(states[step], dv if mask is None else dv * mask, plan.scales[step], dm)
+        if mask is not None:
+            dm.mul_(mask)
+        offset_bar.add_(dm)
+        dn = None if plan.mean_field else dn - dv * (plan.step_sizes[step] * plan.tau)
+        logits = plan.base(step, bases, labels)
+        if step:
+            logits = linear.rebuild(logits, recall(step, linear.next_coordinates))
+        extra = step_loss_bar(step, logits) if step and loss_bar is not None else None
+        plan.labels(logits, labels)
+        label_bars = linear.push(spread)
+        linear.accumulate()  # reads dz_{t+1}, whose place dz_t takes
+        plan.pullback(labels, label_bars, dz)
+        if extra is not None:
+            dz.add_(extra)
+        share(step)
+    weights_bar = slope.gradients() if needed.weights else [None] * len(weights)
+    offset_bar = offset_bar.sum(0) if offset.ndim == 1 else offset_bar
+    return MirrorGradients(
+        linear.gradient, offset_bar, bases_bar, linear.gate_gradients, weights_bar, factors_bar, numbers_bar
+    )
+
+
+def _share_numbers(numbers_bar: Tensor, plan: MirrorPlan, run: MirrorRun, step: int, dv: Tensor) -> None:
+    """dv_{t+1} -> eta_t, tau and momentum, from v_{t+1} = momentum v_t - eta_t (s_t + tau n_t)."""
+    history = run.coordinates
+    assert history is not None
+    zero = torch.zeros_like(dv)
+    earlier, here, later = (history[t - 1] if t > 0 else zero for t in (step - 1, step, step + 1))
+    velocity, size = here - earlier, plan.step_sizes[step]
+    numbers_bar[step] = (dv * (later - here - velocity * plan.momentum)).sum() / size
+    numbers_bar[-2] -= (dv * here).sum() * size
+    numbers_bar[-1] += (dv * velocity).sum()
+
+
+class MirrorFunction(torch.autograd.Function):
+    """`descend` and `descend_backward` as one node of the graph: (z_T, sum of step losses)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: MirrorPlan,
+        counts: tuple[int, int],
+        factors: Tensor | None,
+        numbers: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        rows, offset, bases, gates, weights = _unpack(tensors, counts)
+        run = descend(plan, rows, offset, bases, gates, weights, keep=True)
+        ctx.plan, ctx.counts = plan, counts
+        ctx.save_for_backward(*tensors, run.states, *(run.coordinates or ()))
+        ctx.set_materialize_grads(False)
+        return run.logits, run.loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, logits_bar: Tensor | None, loss_bar: Tensor | None) -> tuple[Any, ...]:
+        plan, (num_bases, num_gates) = ctx.plan, ctx.counts
+        num_inputs = len(ctx.needs_input_grad) - 4
+        saved = ctx.saved_tensors
+        tensors, (states, *history) = saved[:num_inputs], saved[num_inputs:]
+        rows, offset, bases, gates, weights = _unpack(tensors, ctx.counts)
+        _, _, factors, numbers, *wants = ctx.needs_input_grad
+        needed = Needed(
+            wants[0], tuple(wants[2 : 2 + num_bases]), any(wants[2 + num_bases + num_gates :]), factors, numbers
+        )
+        if logits_bar is None:
+            logits_bar = torch.zeros_like(bases[0])
+        run = MirrorRun(logits_bar, states, history or None, None, None)
+        found = descend_backward(plan, rows, offset, bases, gates, weights, run, logits_bar, loss_bar, needed)
+        return (
+            *(None, None, found.factors, found.numbers),
+            *(found.rows, found.offset, *found.bases, *found.gates, *found.weights),
+        )
+
+
+def _unpack(tensors: Sequence[Tensor], counts: tuple[int, int]) -> tuple[Any, ...]:
+    rows, offset, *rest = tensors
+    bases, gates = counts
+    return rows, offset, tuple(rest[:bases]), tuple(rest[bases : bases + gates]), tuple(rest[bases + gates :])
+
+
+def _is(number: Number, value: float) -> bool:
+    """Whether a number is this value for good: a learned one never is."""
+    return isinstance(number, float) and number == value
+
+
+def _add_scaled(total: Tensor, term: Tensor, factor: Number) -> None:
+    if isinstance(factor, Tensor):
+        total.addcmul_(term, factor)
+    elif factor:
+        total.add_(term, alpha=factor)

@@ -1,0 +1,88 @@
+"""Which path a model takes, and why."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+
+from energynets.energies import Energy, MeasuredEnergy
+from energynets.inference.engine.heads import has_closed_form
+from energynets.inference.solver import Solver
+
+# What the engine computes in closed form itself: an energy that brings its own version of one of these is not measured
+# as the engine thinks it is.
+_CLOSED_FORM = ("condition", "potential", "gradient", "measurements", "slope", "forward", "initial_logits")
+_general_only: ContextVar[bool] = ContextVar("general_path", default=False)
+
+
+class Path(NamedTuple):
+    """How a descent is computed and differentiated.
+
+    Args:
+        fast: by the engine; else by plain operations under autograd.
+        reason: why.
+    """
+
+    fast: bool
+    reason: str
+
+
+@contextlib.contextmanager
+def general_path() -> Iterator[None]:
+    """Take the general path whatever the model, for second derivatives and as the oracle of the fast one.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, MirrorDescent
+        >>> from energynets.inference import general_path, path
+        >>> with general_path():
+        ...     path(SPEN(8, 5), MirrorDescent()).fast
+        False
+    """
+    token = _general_only.set(True)
+    try:
+        yield
+    finally:
+        _general_only.reset(token)
+
+
+def path(energy: Energy, solver: Solver) -> Path:
+    """Which path inference of this energy by this solver takes, and why.
+
+    Args:
+        energy: any energy.
+        solver: any solver.
+
+    Returns:
+        A `Path`.
+
+    Example:
+        >>> from energynets import SPEN, MirrorDescent
+        >>> from energynets.inference import path
+        >>> path(SPEN(8, 5), MirrorDescent()).fast
+        True
+    """
+    from energynets.inference.descent import Descent
+
+    if _general_only.get():
+        return Path(False, "general_path() asks for it")
+    kind = type(energy)
+    if not isinstance(energy, MeasuredEnergy):
+        return Path(False, f"{kind.__name__} is no MeasuredEnergy: its gradient comes from autograd, step by step")
+    own = [name for name in _CLOSED_FORM if getattr(kind, name) is not getattr(MeasuredEnergy, name)]
+    own += [name for name in _CLOSED_FORM if name in vars(energy)]
+    if own:
+        return Path(False, f"{kind.__name__} brings its own `{own[0]}`, which the closed form knows nothing of")
+    if not isinstance(solver, Descent) or not solver.has_engine:
+        return Path(False, f"{type(solver).__name__} has no closed-form backward: its operations are differentiated")
+    head = "in closed form" if has_closed_form(energy.head) else "by autograd on K numbers"
+    return Path(True, f"measured energy, hand-derived backward, {type(energy.head).__name__} {head}")
+
+
+def under_transforms() -> bool:
+    """Whether a torch.func transform is at work, which cannot enter a hand-derived backward."""
+    return bool(torch._C._functorch.peek_interpreter_stack())
