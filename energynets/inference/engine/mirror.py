@@ -75,8 +75,12 @@ class MirrorPlan:
             not self.learned and self.momentum == 0 and all(bool(size * self.tau == 1) for size in self.step_sizes)
         )
 
+        self.plain = len(self.factors) == 1 and all(_is(factor, 1) for factor in self.factors[0])
+
     def base(self, step: int, bases: Sequence[Tensor], out: Tensor) -> Tensor:
         """a_t z_0 + b_t phi (B, L): in `out`, or a base itself where that is all there is to it."""
+        if self.plain:
+            return bases[0]
         terms = [(row[step], x) for row, x in zip(self.factors, bases, strict=True) if not _is(row[step], 0)]
         if len(terms) == 1 and _is(terms[0][0], 1):
             return terms[0][1]

@@ -46,9 +46,9 @@ except (AttributeError, RuntimeError):  # pragma: no cover - a torch without one
 
 def _onednn(x: Tensor, y: Tensor) -> bool:
     return (
-        _HAS_ONEDNN
+        x.numel() * y.shape[1] >= ONEDNN_FROM  # first: small products are many
+        and _HAS_ONEDNN
         and x.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.shape[0] * x.shape[1] * y.shape[1] >= ONEDNN_FROM
         and bool(torch.backends.mkldnn.enabled)
     )
