@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from energynets.energies import Energy, MeasuredEnergy
+from energynets.inference.engine.fused import refusal
 from energynets.inference.engine.heads import has_closed_form
 from energynets.inference.solver import Solver
 
@@ -80,7 +81,9 @@ def path(energy: Energy, solver: Solver) -> Path:
     if not isinstance(solver, Descent) or not solver.has_engine:
         return Path(False, f"{type(solver).__name__} has no closed-form backward: its operations are differentiated")
     head = "in closed form" if has_closed_form(energy.head) else "by autograd on K numbers"
-    return Path(True, f"measured energy, hand-derived backward, {type(energy.head).__name__} {head}")
+    refused = refusal(energy)
+    how = "all steps in native code" if refused is None else f"torch operations, not native code: {refused}"
+    return Path(True, f"measured energy, hand-derived backward, {type(energy.head).__name__} {head}; {how}")
 
 
 def under_transforms() -> bool:

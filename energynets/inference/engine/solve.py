@@ -9,6 +9,7 @@ from torch import Tensor
 
 from energynets.energies import MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
+from energynets.inference.engine.fused import Fused, FusedFunction, takes
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.mirror import MirrorFunction, MirrorPlan, StepLoss, descend
 from energynets.inference.engine.schedule import Number, base_factors, stacked
@@ -60,7 +61,11 @@ def mirror_descent(
         learned,
         step_loss,
     )
-    if not (torch.is_grad_enabled() and (learned or any(tensor.requires_grad for tensor in inputs))):
+    differentiated = torch.is_grad_enabled() and (learned or any(tensor.requires_grad for tensor in inputs))
+    fused = Fused(energy, plan, len(bases)) if takes(energy, plan, context, inputs) else None
+    if not differentiated:
+        if fused is not None:
+            return fused.forward([tensor.contiguous() for tensor in inputs], keep=False)[0], None
         run = descend(plan, energy.measure, context.offset, bases, context.gates, weights, keep=False)
         return run.logits, run.loss
     factors_tensor = numbers = None
@@ -69,6 +74,8 @@ def mirror_descent(
         if any(isinstance(factor, Tensor) for row in factors for factor in row):
             factors_tensor = stacked(factors, like)
         numbers = stacked([[*sizes, tau, solver.momentum]], like)[0]
+    if fused is not None:
+        return FusedFunction.apply(fused, factors_tensor, numbers, *inputs), None
     return MirrorFunction.apply(plan, (len(bases), len(context.gates)), factors_tensor, numbers, *inputs)
 
 
