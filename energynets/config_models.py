@@ -136,6 +136,9 @@ class GradientDescentConfig(_Solver):
     """Gradient descent on the logits, through the sigmoid."""
 
     kind: Literal["gradient_descent"] = "gradient_descent"
+    memory: Positive | None = Field(
+        default=None, description="iterates kept for the backward pass, the others made again; null keeps all"
+    )
 
 
 class ProjectedGradientConfig(_Solver):
@@ -144,6 +147,9 @@ class ProjectedGradientConfig(_Solver):
     kind: Literal["projected_gradient"] = "projected_gradient"
     step_size: Above0 | tuple[Above0, ...] = Field(default=0.02, description="eta: one number, or a list of T")
     margin: float = Field(default=0.02, gt=0, lt=0.5, description="distance of y from 0 and 1")
+    memory: Positive | None = Field(
+        default=None, description="iterates kept for the backward pass, the others made again; null keeps all"
+    )
 
 
 SolverConfig = Annotated[

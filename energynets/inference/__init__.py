@@ -5,7 +5,7 @@ from energynets.inference.engine import Path, general_path, path
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.infer import InferenceResult, Trace, infer
 from energynets.inference.observed import OBSERVED_LOGIT, Observed
-from energynets.inference.solver import Solution, Solver
+from energynets.inference.solver import Solution, Solver, StepLoss
 
 SOLVERS: dict[str, type[Solver]] = {
     "mirror_descent": MirrorDescent,
@@ -28,6 +28,7 @@ __all__ = [
     "ProjectedGradient",
     "Solution",
     "Solver",
+    "StepLoss",
     "Trace",
     "Truncated",
     "Unroll",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from energynets.energies import Energy
-from energynets.errors import ConfigError
-from energynets.inference.engine import mirror_descent, path, under_transforms
+from energynets.energies import Domain, Energy
+from energynets.errors import ConfigError, InferenceError
+from energynets.inference.engine import iterate_descent, mirror_descent, path, under_transforms
+from energynets.inference.engine.rules import LabelRule, LogitRule
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
-from energynets.inference.solver import Solution, Solver, all_steps
+from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
 
 State = tuple[Tensor, Tensor | None]
 """The iterate u_t and, with momentum, the velocity v_t."""
@@ -38,8 +39,8 @@ class Descent(Solver):
         ConfigError: a value out of its range.
     """
 
-    has_engine = False
-    """Whether the engine computes it, over measured energies."""
+    engine: ClassVar[Callable[..., tuple[Tensor, Tensor | None]] | None] = None
+    """What computes it over measured energies, with a hand-derived backward, where something does."""
 
     def __init__(
         self,
@@ -92,18 +93,46 @@ class Descent(Solver):
             return fixed_point(energy, context, logits, gradient, observed)
         fast = self._fast(energy, context, initial, gradient, observed)
         if fast is not None:
-            return fast
+            return fast[0]
         *_, (iterate, _) = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
         return self._observed_logits(iterate, energy, observed)
 
     def _fast(
-        self, energy: Energy, context: Any, initial: Tensor | None, gradient: GradientMode, observed: Observed | None
-    ) -> Tensor | None:
-        if not self.steps or under_transforms() or not path(energy, self).fast:
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None,
+        gradient: GradientMode,
+        observed: Observed | None,
+        step_loss: StepLoss | None = None,
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """z_T and the sum of the step losses by the engine, where it takes the model."""
+        if not self.steps or under_transforms() or self.engine is None or not path(energy, self).fast:
             return None
         logits = self.start(energy, context, initial)
         observed = observe(observed, energy, logits)
-        return mirror_descent(self, energy, context, logits, observed)[0]  # type: ignore[arg-type]
+        constant = 0 if isinstance(gradient, NoGradient) else constant_steps(gradient, self.steps)
+        return self.engine(energy, context, logits, observed, step_loss, constant)
+
+    def solve_with_losses(
+        self,
+        energy: Energy,
+        context: Any,
+        step_loss: StepLoss,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        gradient = Unroll() if gradient is None else gradient
+        if isinstance(gradient, Implicit):
+            raise InferenceError("losses of every step: Implicit() knows the last step alone; use Unroll()")
+        with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
+            fast = self._fast(energy, context, initial, gradient, observed, step_loss)
+            if fast is not None:
+                return fast  # type: ignore[return-value]
+            states = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
+            return sum_losses((self._observed_logits(iterate, energy, observed) for iterate, _ in states), step_loss)
 
     def trajectory(
         self, energy: Energy, context: Any, initial: Tensor | None = None, *, observed: Observed | None = None
@@ -178,7 +207,7 @@ class MirrorDescent(Descent):
     Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.
     """
 
-    has_engine = True
+    engine = mirror_descent
 
     def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
         return gradient
@@ -188,10 +217,36 @@ class GradientDescent(Descent):
     """Gradient descent on logits, z_{t+1} = z_t - eta_t J_t dE/dy(y_t), y_t = y(z_t); for labels J = y (1 - y).
 
     Args:
-        As `Descent`. The factor y (1 - y) is at most 1/4, so useful step sizes are larger than for mirror descent.
+        memory: iterates (B, L), each with its velocity under momentum, that are kept for the backward pass over a
+            measured energy. It makes the others again from the kept one before, T / memory at a time, with one more
+            product a step. None keeps all T and their gradients, which is fastest.
+        Others as `Descent`. The factor y (1 - y) is at most 1/4, so useful step sizes are larger than for mirror
+            descent.
 
-    Source: Belanger, Yang & McCallum, End-to-End Learning for Structured Prediction Energy Networks (2017), section 4.
+    Source: Belanger, Yang & McCallum, End-to-End Learning for Structured Prediction Energy Networks (2017), section 4;
+        keeping some iterates: Chen et al., Training deep nets with sublinear memory cost (2016), section 3.
     """
+
+    engine = iterate_descent
+
+    def __init__(
+        self,
+        steps: int = 10,
+        *,
+        step_size: float | Sequence[float] = 1.0,
+        momentum: float = 0.0,
+        learn_step_sizes: bool = False,
+        initial: str = "unary",
+        memory: int | None = None,
+    ) -> None:
+        super().__init__(
+            steps, step_size=step_size, momentum=momentum, learn_step_sizes=learn_step_sizes, initial=initial
+        )
+        self.memory = _checked_memory(memory)
+
+    def rule(self, domain: Domain, observed: Observed | None) -> LogitRule:
+        """What the engine iterates."""
+        return LogitRule(domain, observed)
 
     def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
         return energy.domain.pullback(labels, gradient)
@@ -205,10 +260,13 @@ class ProjectedGradient(Descent):
 
     Args:
         margin: distance kept from the boundary, in (0, 1/2).
+        memory: as in `GradientDescent`.
         Others as `Descent`; the default step size is 0.02.
 
     Source: Belanger & McCallum (2016), section 5.
     """
+
+    engine = iterate_descent
 
     def __init__(
         self,
@@ -219,6 +277,7 @@ class ProjectedGradient(Descent):
         learn_step_sizes: bool = False,
         initial: str = "unary",
         margin: float = 0.02,
+        memory: int | None = None,
     ) -> None:
         super().__init__(
             steps, step_size=step_size, momentum=momentum, learn_step_sizes=learn_step_sizes, initial=initial
@@ -226,6 +285,11 @@ class ProjectedGradient(Descent):
         if not 0 < margin < 0.5:
             raise ConfigError(f"solver.margin: expected a value in (0, 0.5), got {margin}")
         self.margin = margin
+        self.memory = _checked_memory(memory)
+
+    def rule(self, domain: Domain, observed: Observed | None) -> LabelRule:
+        """What the engine iterates."""
+        return LabelRule(domain, observed, self.margin)
 
     def _direction(self, gradient: Tensor, labels: Tensor, energy: Energy) -> Tensor:
         return gradient
@@ -241,6 +305,12 @@ class ProjectedGradient(Descent):
 
     def _project(self, iterate: Tensor, energy: Energy) -> Tensor:
         return energy.domain.project(iterate, self.margin)
+
+
+def _checked_memory(memory: int | None) -> int | None:
+    if memory is not None and memory < 1:
+        raise ConfigError(f"solver.memory: expected one iterate or more, or None for all, got {memory}")
+    return memory
 
 
 def constant_steps(gradient: GradientMode, steps: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError, InferenceError, ShapeError
-from energynets.inference.gradient import GradientMode
+from energynets.inference.gradient import GradientMode, Unroll
 from energynets.inference.observed import Observed
+
+StepLoss = Callable[[int, Tensor], Tensor]
+"""t and z_t (B, L) -> a scalar, differentiated in z_t alone."""
 
 
 class Solution(NamedTuple):
@@ -88,6 +91,33 @@ class Solver(nn.Module, ABC):
         """`run`'s logits (B, L)."""
         return self.run(energy, context, initial, gradient=gradient, observed=observed).logits
 
+    def solve_with_losses(
+        self,
+        energy: Energy,
+        context: Any,
+        step_loss: StepLoss,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """z_T (B, L) and the sum of `step_loss(t, z_t)` over t = 1 .. T (that of z_0 where T = 0).
+
+        The engine's backward pass makes every z_t again, so that memory stays flat in T.
+
+        Args:
+            step_loss: of t and z_t; whatever else it reads counts as constant.
+            Others as in `run`.
+
+        Raises:
+            InferenceError: a gradient mode that does not go through the steps.
+        """
+        if not isinstance(gradient, Unroll | None):
+            raise InferenceError(
+                f"losses of every step: {type(self).__name__} takes Unroll() alone, got {type(gradient).__name__}"
+            )
+        return sum_losses(self.trajectory(energy, context, initial, observed=observed), step_loss)
+
     def start(self, energy: Energy, context: Any, initial: Tensor | None = None) -> Tensor:
         """z_0 (B, L): the one given, checked, or the solver's own."""
         logits = initial if initial is not None else self._own_start(energy, context)
@@ -108,6 +138,16 @@ class Solver(nn.Module, ABC):
 def all_steps(logits: Tensor, steps: int) -> Tensor:
     """The same number of steps for every example, (B,) int64."""
     return torch.full((len(logits),), steps, dtype=torch.int64, device=logits.device)
+
+
+def sum_losses(trajectory: Iterable[Tensor], step_loss: StepLoss) -> tuple[Tensor, Tensor]:
+    """The last of z_0, z_1, ... and the losses' sum over all but z_0 (z_0's own where there is no other)."""
+    iterates = iter(trajectory)
+    logits, loss = next(iterates), None
+    for step, logits in enumerate(iterates, 1):
+        term = step_loss(step, logits)
+        loss = term if loss is None else loss + term
+    return logits, step_loss(0, logits) if loss is None else loss
 
 
 def _first_tensor(context: Any) -> Tensor | None:

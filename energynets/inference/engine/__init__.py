@@ -5,6 +5,6 @@ oracle of this one.
 """
 
 from energynets.inference.engine.path import Path, general_path, path, under_transforms
-from energynets.inference.engine.solve import mirror_descent
+from energynets.inference.engine.solve import iterate_descent, mirror_descent
 
-__all__ = ["Path", "general_path", "mirror_descent", "path", "under_transforms"]
+__all__ = ["Path", "general_path", "iterate_descent", "mirror_descent", "path", "under_transforms"]

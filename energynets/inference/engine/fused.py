@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from energynets.energies import Box, ConvexHead, MeasuredEnergy, SoftplusHead
 from energynets.energies.measured import MeasuredContext
 from energynets.inference.engine.mirror import MirrorPlan
 from energynets.inference.engine.native import library
+from energynets.inference.engine.once import once
 
 # Bytes of A and of the head's matrices up to which this wins (measured, two cores with 1 MiB of second-level cache
 # each): twice as fast at 16 x 4,000, 1.4 times at 512 x 159, 1.2 times at 256 x 983; at 128 x 4,000 it loses.
@@ -179,7 +179,7 @@ class FusedFunction(torch.autograd.Function):
         return logits
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, logits_bar: Tensor) -> tuple[Any, ...]:
         saved, *tensors = ctx.saved_tensors
         _, factors, numbers, *wants = ctx.needs_input_grad

@@ -44,9 +44,9 @@ class MeasurementsBackward:
         self.rows = rows
         measurements, labels = rows.shape
         left, following = rows.new_empty(2, 2 * batch, measurements)
-        self._left, self._following = (left, *left.split(batch)), (following, *following.split(batch))
+        self._left, self._following = (left, *left.tensor_split(2)), (following, *following.tensor_split(2))
         self._right = rows.new_empty(2 * batch, labels)
-        self.logit_bars, self.labels = self._right.split(batch)
+        self.logit_bars, self.labels = self._right.tensor_split(2)
         self._transposed = rows.T
         self._empty = True
         self.gradient = torch.empty_like(rows) if needed else None
@@ -72,9 +72,9 @@ class MeasurementsBackward:
             return mm(self.logit_bars, self._transposed, out=torch.empty_like(self.coordinates))
         return addmm(base, self.logit_bars, self._transposed, out=base)
 
-    def rebuild(self, base: Tensor, coordinates: Tensor) -> Tensor:
-        """z_t (B, L), perhaps where the labels are to stand."""
-        return addmm(base, coordinates, self.rows, out=self.labels)
+    def rebuild(self, base: Tensor, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
+        """base + n A, (B, L), in `out` or, without it, perhaps where the labels are to stand."""
+        return addmm(base, coordinates, self.rows, out=self.labels if out is None else out)
 
     def push(self, out: Tensor) -> Tensor:
         """dm A, (B, L): what a gradient of the measurements means for y."""
@@ -144,13 +144,14 @@ class GatedMeasurementsBackward(MeasurementsBackward):
     def _products(self, coordinates: Tensor) -> list[Tensor]:
         return [part @ rows for part, rows in zip(self._parts(coordinates), self.rows.split(self.widths), strict=True)]
 
-    def rebuild(self, base: Tensor, coordinates: Tensor) -> Tensor:
+    def rebuild(self, base: Tensor, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
         self._spreads = self._products(coordinates)
-        if self.labels is not base:
-            self.labels.copy_(base)
+        out = self.labels if out is None else out
+        if out is not base:
+            out.copy_(base)
         for gate, spread in zip(self.gates, self._spreads, strict=True):
-            self.labels.addcmul_(gate, spread)
-        return self.labels
+            out.addcmul_(gate, spread)
+        return out
 
     def push(self, out: Tensor) -> Tensor:
         out.zero_()
@@ -175,3 +176,17 @@ class GatedMeasurementsBackward(MeasurementsBackward):
                 gradient.addmm_(n.T, self.logit_bars * gate).addmm_(bars.T, self.labels * gate)
         self._empty = False
         self._left, self._following = self._following, self._left
+
+
+def linear_forward(rows: Tensor, offset: Tensor, gates: tuple[Tensor, ...], widths: tuple[int, ...]) -> Measurements:
+    """The maps of the forward pass, gated where there are gates."""
+    return GatedMeasurements(rows, offset, gates, widths) if gates else Measurements(rows, offset)
+
+
+def linear_backward(
+    rows: Tensor, batch: int, needed: bool, gates: tuple[Tensor, ...], widths: tuple[int, ...]
+) -> MeasurementsBackward:
+    """Those of the backward pass; `needed` says whether A wants a gradient."""
+    if gates:
+        return GatedMeasurementsBackward(rows, batch, needed, gates, widths)
+    return MeasurementsBackward(rows, batch, needed)

@@ -17,26 +17,20 @@ Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from energynets.energies import Box, Domain
 from energynets.inference.engine.heads import MakeSlope
-from energynets.inference.engine.measurements import (
-    GatedMeasurements,
-    GatedMeasurementsBackward,
-    Measurements,
-    MeasurementsBackward,
-)
+from energynets.inference.engine.measurements import linear_backward, linear_forward
+from energynets.inference.engine.once import once
 from energynets.inference.engine.schedule import Number
 from energynets.inference.observed import Observed
-
-StepLoss = Callable[[int, Tensor], Tensor]
+from energynets.inference.solver import StepLoss
 
 
 @dataclass
@@ -145,9 +139,9 @@ def descend(
     *,
     keep: bool,
 ) -> MirrorRun:
-    """z_T, 2 T - 1 products and one pass over (B, L) a step; what the backward pass needs only if `keep`."""
+    """z_T, 2 T products and one pass over (B, L) a step; what the backward pass needs only if `keep`."""
     batch, mask = len(bases[0]), plan.mask
-    linear = GatedMeasurements(rows, offset, gates, plan.widths) if gates else Measurements(rows, offset)
+    linear = linear_forward(rows, offset, gates, plan.widths)
     slope = plan.make_slope(weights)
     kept = rows.new_empty(plan.steps if keep else 1, batch, len(rows))
     places = kept.unbind() if keep else kept.unbind() * plan.steps
@@ -223,10 +217,7 @@ def descend_backward(
     """The equations on top of this file: 5 T - 1 products in 3 T calls."""
     batch, steps, mask, observed = len(bases[0]), plan.steps, plan.mask, plan.observed
     states, history, slope = run.states.unbind(), run.coordinates, plan.make_slope(weights)
-    if gates:
-        linear: MeasurementsBackward = GatedMeasurementsBackward(rows, batch, needed.rows, gates, plan.widths)
-    else:
-        linear = MeasurementsBackward(rows, batch, needed.rows)
+    linear = linear_backward(rows, batch, needed.rows, gates, plan.widths)
     dz, labels = linear.logit_bars, linear.labels
     spread = torch.empty_like(bases[0])
     bases_bar = [torch.zeros_like(x) if wanted else None for x, wanted in zip(bases, needed.bases, strict=True)]
@@ -324,7 +315,7 @@ class MirrorFunction(torch.autograd.Function):
         return run.logits, run.loss
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, logits_bar: Tensor | None, loss_bar: Tensor | None) -> tuple[Any, ...]:
         plan, (num_bases, num_gates) = ctx.plan, ctx.counts
         num_inputs = len(ctx.needs_input_grad) - 4

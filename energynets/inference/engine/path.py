@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -14,9 +14,14 @@ from energynets.inference.engine.fused import refusal
 from energynets.inference.engine.heads import has_closed_form
 from energynets.inference.solver import Solver
 
+if TYPE_CHECKING:
+    from energynets.inference.descent import GradientDescent, ProjectedGradient
+
 # What the engine computes in closed form itself: an energy that brings its own version of one of these is not measured
 # as the engine thinks it is.
 _CLOSED_FORM = ("condition", "potential", "gradient", "measurements", "slope", "forward", "initial_logits")
+# The same of a solver's step.
+_STEP = ("_step", "_direction", "_from_logits", "_to_logits", "_to_labels", "_project", "_observed_logits")
 _general_only: ContextVar[bool] = ContextVar("general_path", default=False)
 
 
@@ -67,7 +72,7 @@ def path(energy: Energy, solver: Solver) -> Path:
         >>> path(SPEN(8, 5), MirrorDescent()).fast
         True
     """
-    from energynets.inference.descent import Descent
+    from energynets.inference.descent import Descent, GradientDescent, ProjectedGradient
 
     if _general_only.get():
         return Path(False, "general_path() asks for it")
@@ -78,12 +83,26 @@ def path(energy: Energy, solver: Solver) -> Path:
     own += [name for name in _CLOSED_FORM if name in vars(energy)]
     if own:
         return Path(False, f"{kind.__name__} brings its own `{own[0]}`, which the closed form knows nothing of")
-    if not isinstance(solver, Descent) or not solver.has_engine:
-        return Path(False, f"{type(solver).__name__} has no closed-form backward: its operations are differentiated")
+    method = type(solver)
+    if not isinstance(solver, Descent) or solver.engine is None:
+        return Path(False, f"{method.__name__} has no closed-form backward: its operations are differentiated")
+    source = next(base for base in method.__mro__ if "engine" in vars(base))
+    own = [name for name in _STEP if getattr(method, name) is not getattr(source, name)]
+    if own:
+        return Path(False, f"{method.__name__} brings its own `{own[0]}`, which the closed form knows nothing of")
     head = "in closed form" if has_closed_form(energy.head) else "by autograd on K numbers"
-    refused = refusal(energy)
-    how = "all steps in native code" if refused is None else f"torch operations, not native code: {refused}"
+    how = _iterates(solver) if isinstance(solver, GradientDescent | ProjectedGradient) else _operations(energy)
     return Path(True, f"measured energy, hand-derived backward, {type(energy.head).__name__} {head}; {how}")
+
+
+def _operations(energy: MeasuredEnergy) -> str:
+    refused = refusal(energy)
+    return "all steps in native code" if refused is None else f"torch operations, not native code: {refused}"
+
+
+def _iterates(solver: GradientDescent | ProjectedGradient) -> str:
+    kept = "all" if solver.memory is None else f"{min(solver.memory, solver.steps)} of"
+    return f"torch operations, {kept} {solver.steps} iterates kept"
 
 
 def under_transforms() -> bool:

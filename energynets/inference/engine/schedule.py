@@ -39,3 +39,10 @@ def stacked(factors: Sequence[Sequence[Number]], like: Tensor) -> Tensor:
     """The same as one tensor (J, T + 1), differentiable in whatever was learned."""
     rows = [torch.stack([torch.as_tensor(n, dtype=like.dtype, device=like.device) for n in row]) for row in factors]
     return torch.stack(rows)
+
+
+def add_scaled(base: Tensor, term: Tensor, factor: Number, *, out: Tensor | None = None) -> Tensor:
+    """base + factor term, in `out` where given."""
+    if isinstance(factor, Tensor):
+        return torch.addcmul(base, term, factor, out=out)
+    return torch.add(base, term, alpha=factor, out=out)
