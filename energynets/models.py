@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from energynets.data.batches import BatchInputs, CachedFeatures
 from energynets.energies import Energy
 from energynets.errors import ConfigError
-from energynets.inference import GradientMode, InferenceResult, MirrorDescent, NoGradient, Solver, infer
+from energynets.inference import GradientMode, InferenceResult, MirrorDescent, NoGradient, Solver, StepLoss, infer
 
 
 class _Model(nn.Module):
@@ -53,6 +53,11 @@ class Classifier(_Model):
         """The logits of every inference step: here there is one answer and no step."""
         yield self(inputs)
 
+    def with_losses(self, inputs: BatchInputs, step_loss: StepLoss) -> tuple[Tensor, Tensor]:
+        """Logits (B, L) and their `step_loss(0, logits)`: there is no step."""
+        logits = self(inputs)
+        return logits, step_loss(0, logits)
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What a training stage can train by name: `features` and `unary`."""
         return {"features": list(self.features.parameters()), "unary": list(self.unary.parameters())}
@@ -92,6 +97,11 @@ class EnergyNetwork(_Model):
         for step, logits in enumerate(self.solver.trajectory(self.energy, context)):
             if step or not self.solver.steps:
                 yield logits
+
+    def with_losses(self, inputs: BatchInputs, step_loss: StepLoss) -> tuple[Tensor, Tensor]:
+        """Logits z_T (B, L) and the sum of `step_loss(t, z_t)` over t = 1 .. T, in memory flat in T by the engine."""
+        context = self.energy.condition(self.compute_features(inputs))
+        return self.solver.solve_with_losses(self.energy, context, step_loss)
 
     def infer(
         self, inputs: BatchInputs, *, gradient: GradientMode | None = None, trace: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from energynets.data.batches import Batch
@@ -35,8 +36,14 @@ class EndToEnd:
         if self.steps == "last":
             logits = model(batch.inputs)
             return self._loss(logits, batch.labels.dense(logits.dtype))
-        trajectory = list(model.trajectory(batch.inputs))
-        targets = batch.labels.dense(trajectory[-1].dtype)
-        weights = [1 / (len(trajectory) - step) for step in range(len(trajectory))]
-        losses = [weight * self._loss(logits, targets) for weight, logits in zip(weights, trajectory, strict=True)]
-        return sum(losses[1:], losses[0]) / sum(weights)
+        last = model.solver.steps if isinstance(model, EnergyNetwork) else 0
+        weights = {step: 1 / (last - step + 1) for step in range(min(1, last), last + 1)}
+        total = sum(weights.values())
+        dense: dict[torch.dtype, Tensor] = {}  # the targets: every step reads them, twice
+
+        def step_loss(step: int, logits: Tensor) -> Tensor:
+            if logits.dtype not in dense:
+                dense[logits.dtype] = batch.labels.dense(logits.dtype)
+            return weights[step] / total * self._loss(logits, dense[logits.dtype])
+
+        return model.with_losses(batch.inputs, step_loss)[1]
