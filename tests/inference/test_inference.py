@@ -115,11 +115,22 @@ def test_mean_field_update_is_one_step_of_size_one():
     torch.testing.assert_close(infer(energy, context, solver=MirrorDescent(steps=1)).logits, expected)
 
 
-def test_rounding_a_modular_energys_minimum_is_exact():
+def modular_spen() -> SPEN:
+    """A measured energy with h = 0."""
+    energy = SPEN(F, L, num_measurements=3)
+    nn.init.zeros_(energy.head.output)
+    return energy
+
+
+@pytest.mark.parametrize("make", [Counting, modular_spen], ids=["general path", "engine"])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}], ids=["plain", "momentum"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_rounding_a_modular_energys_minimum_is_exact(solver, options, make):
     """Enumeration of all 2^L labellings finds what rounding the relaxed minimiser finds."""
-    energy = Counting().double()
+    energy = make().double()
     context = energy.condition(torch.randn(6, F).double())
-    relaxed = infer(energy, context, solver=MirrorDescent(steps=30, step_size=0.5)).y
+    start = 0.1 * torch.randn(6, L).double()  # says nothing of the answer
+    relaxed = infer(energy, context, solver=SOLVERS[solver](steps=60, **options), initial=start).y
     corners = torch.tensor(list(itertools.product([0.0, 1.0], repeat=L)), dtype=torch.float64)
     energies = torch.stack([energy.potential(corner.expand(6, L), context) for corner in corners])
     assert torch.equal(corners[energies.argmin(0)], (relaxed > 0.5).double())
