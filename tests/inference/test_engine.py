@@ -29,7 +29,7 @@ from energynets.inference import (
     general_path,
     path,
 )
-from energynets.inference.engine import fused
+from energynets.inference.engine import fused, products
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd
 
@@ -174,6 +174,27 @@ def test_modes_equal_the_general_path_in_native_code(solver, mode, monkeypatch):
     energy = ENERGIES["spen"]()
     check_against_the_general_path(energy, SOLVERS[solver](4), MODES[mode], observed=some_known(energy, 3))
     check_against_the_general_path(energy, SOLVERS[solver](4), MODES[mode], step_loss=True)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("gate", [False, True], ids=["", "gated"])
+def test_float32_by_the_fastest_product_is_as_exact_as_the_general_path(solver, gate):
+    """Shapes at which products may come back in memory of their own."""
+    energy = ICNN(F, 600, hidden=(64, 64), gate=gate) if gate else SPEN(F, 600, num_measurements=128)
+    assert 128 * energy.num_measurements * 600 >= products.ONEDNN_FROM
+    features, solver = torch.randn(128, F), SOLVERS[solver](3)
+
+    def gradients(dtype):
+        energy.to(dtype)
+        solver.to(dtype)
+        logits = solver.solve(energy, energy.condition(features.to(dtype)))
+        found = torch.autograd.grad(logits.sigmoid().sum(), [*energy.parameters(), *solver.parameters()])
+        return [logits.detach(), *found]
+
+    with general_path():
+        exact, general = gradients(torch.float64), gradients(torch.float32)
+    for a, b, c in zip(exact, general, gradients(torch.float32), strict=True):
+        assert (c - a).abs().max() <= 3 * (b - a).abs().max() + 1e-6 * a.abs().max()
 
 
 def test_truncated_lets_no_gradient_through_the_first_steps():
