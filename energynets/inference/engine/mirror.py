@@ -90,7 +90,7 @@ class MirrorPlan:
 
     def labels(self, logits: Tensor, out: Tensor) -> Tensor:
         """y(z), known labels in their places; `out` may be the logits."""
-        if isinstance(self.domain, Box):
+        if type(self.domain) is Box:
             y = torch.sigmoid(logits, out=out)
         else:
             y = out.copy_(self.domain.labels(logits))
@@ -104,7 +104,7 @@ class MirrorPlan:
 
     def pullback(self, labels: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
         """J g at y, 0 at known labels."""
-        if isinstance(self.domain, Box):  # y (1 - y) is 0 where y is known
+        if type(self.domain) is Box:  # y (1 - y) is 0 where y is known
             return torch.ops.aten.sigmoid_backward.grad_input(gradient, labels, grad_input=out)
         out.copy_(self.domain.pullback(labels, gradient))
         return out if self.observed is None else out.masked_fill_(self.observed.mask, 0)
