@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from energynets.data.batches import BatchInputs, CachedFeatures
-from energynets.energies import Energy
+from energynets.energies import Box, Domain, Energy
 from energynets.errors import ConfigError
 from energynets.inference import GradientMode, InferenceResult, MirrorDescent, NoGradient, Solver, StepLoss, infer
 
@@ -16,6 +16,8 @@ class _Model(nn.Module):
     """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`."""
 
     features: nn.Module
+    domain: Domain
+    """Where y(logits) lives."""
 
     def compute_features(self, inputs: BatchInputs) -> Tensor:
         """f (B, F)."""
@@ -30,6 +32,7 @@ class Classifier(_Model):
         num_labels: L.
         bias: whether there is u0.
         output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary.
+        domain: where y lives, `Box()` by default.
 
     Example:
         >>> import torch
@@ -38,9 +41,17 @@ class Classifier(_Model):
     """
 
     def __init__(
-        self, features: nn.Module, num_labels: int, *, bias: bool = True, output: nn.Linear | None = None
+        self,
+        features: nn.Module,
+        num_labels: int,
+        *,
+        bias: bool = True,
+        output: nn.Linear | None = None,
+        domain: Domain | None = None,
     ) -> None:
         super().__init__()
+        self.domain = Box() if domain is None else domain
+        self.domain.check(num_labels)
         self.features = features
         self.num_labels = num_labels
         self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
@@ -84,6 +95,7 @@ class EnergyNetwork(_Model):
         super().__init__()
         self.features = features
         self.energy = energy
+        self.domain = energy.domain
         self.solver = MirrorDescent() if solver is None else solver
         self.num_labels = energy.num_labels
 
@@ -120,7 +132,7 @@ class EnergyNetwork(_Model):
         unary = getattr(self.energy, "unary", None)
         if not isinstance(unary, nn.Linear):
             raise ConfigError(f"{type(self.energy).__name__} has no linear `unary` to train alone: train 'energy' too")
-        return Classifier(self.features, self.num_labels, output=unary)
+        return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What a training stage can train by name: `features`, `unary` and `energy` (learned step sizes included)."""

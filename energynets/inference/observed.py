@@ -50,6 +50,8 @@ class Observed(NamedTuple):
             groups = mask.unflatten(-1, (-1, energy.domain.num_categories))
             if not bool((groups.all(-1) == groups.any(-1)).all()):
                 raise ShapeError("observed: expected whole categorical variables, every category of each")
+            if not bool((values.unflatten(-1, groups.shape[1:]).sum(-1)[groups.all(-1)] == 1).all()):
+                raise ShapeError("observed: expected one category of each known variable to be 1")
         return Observed(values.to(like.dtype), mask)
 
     def labels(self, y: Tensor) -> Tensor:

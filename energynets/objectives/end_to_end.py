@@ -12,7 +12,7 @@ from energynets.objectives.losses import loss_by_name
 
 
 class EndToEnd:
-    """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
+    """L = loss(z_T, t) in the model's domain, or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
 
     Args:
         loss: `bce`, `softmax`, `mse` or `soft_f1`.
@@ -35,7 +35,7 @@ class EndToEnd:
         """The scalar to minimise."""
         if self.steps == "last":
             logits = model(batch.inputs)
-            return self._loss(logits, batch.labels.dense(logits.dtype))
+            return self._loss(logits, batch.labels.dense(logits.dtype), model.domain)
         last = model.solver.steps if isinstance(model, EnergyNetwork) else 0
         weights = {step: 1 / (last - step + 1) for step in range(min(1, last), last + 1)}
         total = sum(weights.values())
@@ -44,6 +44,6 @@ class EndToEnd:
         def step_loss(step: int, logits: Tensor) -> Tensor:
             if logits.dtype not in dense:
                 dense[logits.dtype] = batch.labels.dense(logits.dtype)
-            return weights[step] / total * self._loss(logits, dense[logits.dtype])
+            return weights[step] / total * self._loss(logits, dense[logits.dtype], model.domain)
 
         return model.with_losses(batch.inputs, step_loss)[1]

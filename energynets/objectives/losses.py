@@ -1,47 +1,64 @@
-"""Losses on logits (B, L) and 0/1 targets (B, L): summed over labels, averaged over documents."""
+"""Losses on logits (B, L) and targets y (B, L) of a domain: summed over labels, averaged over documents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import UnionType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from energynets.energies import Box, Domain, Simplex
 from energynets.errors import ConfigError, nearest
 
+LABELS = Box()
 
-def bce(logits: Tensor, targets: Tensor) -> Tensor:
+
+def bce(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
     """Binary cross-entropy, -sum_i [t_i log y_i + (1 - t_i) log(1 - y_i)], y = sigmoid(z)."""
+    _expect(domain, Box, "bce", "softmax for categorical variables, mse for numbers")
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(len(logits), 1)
 
 
-def softmax(logits: Tensor, targets: Tensor) -> Tensor:
+def softmax(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
     """Cross-entropy of softmax(z) against the labels in equal parts, -sum_i t_i / |t| log softmax(z)_i.
 
-    A document without labels adds 0.
+    In a Simplex the softmax is that of each categorical variable, and their cross-entropies are added up; else all L
+    labels are one variable. A variable without labels adds 0.
     """
-    share = targets / targets.sum(-1, keepdim=True).clamp(min=1)
-    return -(share * torch.log_softmax(logits, -1)).sum() / max(len(logits), 1)
+    _expect(domain, Box | Simplex, "softmax", "mse for numbers")
+    categories = domain.num_categories if isinstance(domain, Simplex) else logits.shape[-1]
+    share, log_y = (t.unflatten(-1, (-1, categories)) for t in (targets, logits))
+    share = share / share.sum(-1, keepdim=True).clamp(min=1)
+    return -(share * torch.log_softmax(log_y, -1)).sum() / max(len(logits), 1)
 
 
-def mse(logits: Tensor, targets: Tensor) -> Tensor:
-    """Squared error of y = sigmoid(z), sum_i (y_i - t_i)^2."""
-    return (torch.sigmoid(logits) - targets).square().sum() / max(len(logits), 1)
+def mse(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
+    """Squared error of y(z), sum_i (y_i - t_i)^2: y = sigmoid(z) for labels, z itself for numbers."""
+    return (domain.labels(logits) - targets).square().sum() / max(len(logits), 1)
 
 
-def soft_f1(logits: Tensor, targets: Tensor) -> Tensor:
+def soft_f1(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
     """1 - 2 <y, t> / (|y|_1 + |t|_1), y = sigmoid(z): example-F1 with the decision relaxed."""
+    _expect(domain, Box, "soft_f1", "softmax for categorical variables, mse for numbers")
     y = torch.sigmoid(logits)
     overlap = 2 * (y * targets).sum(-1)
     return (1 - overlap / (y.sum(-1) + targets.sum(-1)).clamp(min=1e-8)).sum() / max(len(logits), 1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": bce, "softmax": softmax, "mse": mse, "soft_f1": soft_f1}
+def _expect(domain: Domain, kinds: type | UnionType, loss: str, instead: str) -> None:
+    if not isinstance(domain, kinds):
+        expected = getattr(kinds, "__name__", str(kinds)).replace("energynets.energies.domain.", "")
+        raise ConfigError(f"loss {loss}: expected y in {expected}, got {domain}; there is {instead}")
 
 
-def loss_by_name(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of this name.
+Loss = Callable[[Tensor, Tensor, Domain], Tensor]
+LOSSES: dict[str, Loss] = {"bce": bce, "softmax": softmax, "mse": mse, "soft_f1": soft_f1}
+
+
+def loss_by_name(name: str) -> Loss:
+    """The loss of this name: logits, targets and the domain of y -> a scalar; it raises `ConfigError` for the wrong one.
 
     Raises:
         ConfigError: there is none.

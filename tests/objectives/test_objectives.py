@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
-from energynets.energies import ICNN, SPEN
+from energynets.energies import ICNN, SPEN, Box, Euclidean, Simplex
 from energynets.errors import ConfigError
 from energynets.inference import MirrorDescent
 from energynets.models import Classifier, EnergyNetwork
@@ -67,6 +67,49 @@ def test_losses_are_differentiable_and_take_empty_batches(name):
     z = torch.randn(3, L, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, TARGETS.double()), z)
     assert LOSSES[name](torch.zeros(0, L), torch.zeros(0, L)) == 0
+
+
+def test_mse_is_on_y_of_the_domain():
+    z = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 1.0], [-1.0, 3.0, 0.0]])
+    targets = torch.tensor([[0.2, -7.0, 3.0], [0.0, 1.0, 1.0], [5.0, 0.5, 0.0]])
+    torch.testing.assert_close(LOSSES["mse"](z, targets, Euclidean()), (z - targets).square().sum() / 3)
+    y = torch.softmax(z, -1)
+    torch.testing.assert_close(LOSSES["mse"](z, TARGETS, Simplex(3)), (y - TARGETS).square().sum() / 3)
+
+
+def test_softmax_in_a_simplex_adds_up_the_cross_entropies_of_its_variables():
+    z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    tags = torch.tensor([[0, 2], [1, 1], [2, 0], [2, 2]])
+    expected = functional.cross_entropy(z.view(8, 3), tags.flatten(), reduction="sum") / 4
+    loss = LOSSES["softmax"](z, functional.one_hot(tags, 3).flatten(1).float(), Simplex(3))
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "domain", "message"),
+    [
+        ("bce", Simplex(3), r"bce: expected y in Box, got Simplex\(num_categories=3\); there is softmax"),
+        ("soft_f1", Euclidean(), r"soft_f1: expected y in Box, got Euclidean\(\)"),
+        ("softmax", Euclidean(), r"softmax: expected y in Box \| Simplex, got Euclidean\(\); there is mse"),
+    ],
+)
+def test_a_loss_that_means_nothing_in_a_domain_is_named(loss, domain, message):
+    with pytest.raises(ConfigError, match=message):
+        LOSSES[loss](torch.zeros(1, 3), torch.zeros(1, 3), domain)
+
+
+@pytest.mark.parametrize("steps", ["last", "all"])
+def test_end_to_end_is_in_the_models_domain(steps):
+    torch.manual_seed(0)
+    energy = ICNN(F, L, hidden=(3, 3), domain=Euclidean())
+    batch = make_batch()
+    network = EnergyNetwork(Identity(), energy, MirrorDescent(steps=0))  # z_0 = phi
+    classifier = network.as_classifier()
+    expected = (energy.unary(batch.inputs.dense()) - TARGETS).square().sum() / 3
+    for model in (network, classifier, Classifier(Identity(), L, output=energy.unary, domain=Euclidean())):
+        assert model.domain == Euclidean()
+        torch.testing.assert_close(EndToEnd("mse", steps=steps)(model, batch), expected)
+    assert Classifier(Identity(), L).domain == Box()
 
 
 def test_probabilities_follow_the_loss():
