@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,11 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: default `sys.argv[1:]`.
     """
+    return _run(app, "energynets", arguments, default=["--help"])
+
+
+def run(function: Callable[..., None], name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a function as a command of its own, with the same endings; returns the exit status.
+
+    Args:
+        function: its arguments are the options, its docstring the help.
+        name: what help and errors call it.
+        arguments: default `sys.argv[1:]`.
+    """
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command()(function)
+    return _run(single, name, arguments)
+
+
+def _run(application: typer.Typer, name: str, arguments: Sequence[str] | None, default: Sequence[str] = ()) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"] or ["--help"]
+    given = [argument for argument in given if argument != "--debug"] or list(default)
     try:
-        _invoke(given)
+        _invoke(application, name, given)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing to say, and nobody to flush to at exit.
@@ -90,10 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _invoke(arguments: list[str]) -> None:
-    command = typer.main.get_command(app)
+def _invoke(application: typer.Typer, name: str, arguments: list[str]) -> None:
+    command = typer.main.get_command(application)
     # Not `command.main`: it turns Ctrl-C and closed pipes into endings of its own.
-    with command.make_context("energynets", arguments) as context:
+    with command.make_context(name, arguments) as context:
         command.invoke(context)
 
 

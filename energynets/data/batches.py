@@ -90,7 +90,8 @@ class CachedFeatures:
         return CachedFeatures(self.values.to(device, non_blocking=True))
 
 
-BatchInputs = SparseBatch | TokenBatch | CachedFeatures
+BatchInputs = SparseBatch | TokenBatch | CachedFeatures | Tensor
+"""What a model reads; tensors are for feature networks of one's own."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from energynets.objectives.losses import loss_by_name
 
 
 class EndToEnd:
-    """L = loss(z_T, t) in the model's domain, or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
+    """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
+
+    The loss is that of the model's domain: `mse` of real numbers is on z itself.
 
     Args:
         loss: `bce`, `softmax`, `mse` or `soft_f1`.

@@ -58,7 +58,7 @@ LOSSES: dict[str, Loss] = {"bce": bce, "softmax": softmax, "mse": mse, "soft_f1"
 
 
 def loss_by_name(name: str) -> Loss:
-    """The loss of this name: logits, targets and the domain of y -> a scalar; it raises `ConfigError` for the wrong one.
+    """The loss of this name: logits, targets and y's domain -> a scalar, a `ConfigError` where it means nothing there.
 
     Raises:
         ConfigError: there is none.

@@ -1,4 +1,4 @@
-"""Categorical variables and real numbers: every solver and way to differentiate it, with known values in their places."""
+"""Categorical variables and real numbers: all solvers and gradient modes, with and without known values."""
 
 from __future__ import annotations
 
