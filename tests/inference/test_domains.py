@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from energynets.energies import ICNN, SPEN, Energy, Euclidean, MeasuredEnergy, Simplex
+from energynets.energies import ICNN, SPEN, Box, Energy, Euclidean, MeasuredEnergy, Simplex
 from energynets.errors import ShapeError
 from energynets.inference import (
     GradientDescent,
@@ -109,6 +109,14 @@ def stationary(energy, result, context, free) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------ gradients
+
+
+@pytest.mark.parametrize("domain", [*DOMAINS.values(), Box()], ids=str)
+def test_the_pullback_is_the_derivative_of_the_mirror_map(domain):
+    z, g = torch.randn(2, B, L, dtype=torch.float64)
+    y, pull = torch.func.vjp(domain.labels, z)
+    torch.testing.assert_close(domain.pullback(y, g), pull(g)[0])
+    torch.testing.assert_close(domain.labels(domain.logits(y)), y)
 
 
 @pytest.mark.parametrize("clamped", [False, True], ids=["free", "observed"])
