@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -245,6 +246,23 @@ def test_standard_input_is_a_document_a_line(tmp_path: Path, config: Path) -> No
     command = [sys.executable, "-m", "energynets", "predict", str(run), "-", "--top", "1", "--json"]
     done = subprocess.run(command, input=b"w00012\n\nw00013\n", capture_output=True, check=True)
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_waiting_threads_soon_give_up_their_core(config: Path) -> None:
+    """torch reads it when it is loaded: too late and GNU OpenMP still says what it started with."""
+    command = [sys.executable, "-m", "energynets", "memory", str(config)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+
+    def spin(**settings: str) -> str | None:
+        given = environment | {"OMP_DISPLAY_ENV": "verbose"} | settings
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+        found = re.search(r"GOMP_SPINCOUNT = '(\w+)'", done.stderr)
+        return found and found[1]
+
+    if spin(GOMP_SPINCOUNT="77") != "77":
+        pytest.skip("torch does not stand on GNU OpenMP here")
+    assert spin() == "1000"
+    assert spin(OMP_WAIT_POLICY="PASSIVE") == "0"
 
 
 def test_data_list_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
