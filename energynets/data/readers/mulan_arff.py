@@ -5,8 +5,9 @@
     0.1,-3,0,1                           dense: a value for every attribute
 
 Which attributes are labels the XML file says (`mulan_xml`), by name: label ids follow the order of the XML, features
-keep the order of the columns that remain. Labels are 0 or 1, or two categories that say which is which in words ({no,yes},
-{TRUE,FALSE}, {-1,1}). Features are numbers; categories that are numbers keep their value, others count by position. A missing value, `?`, is an error. `%` begins a comment line.
+keep the order of the columns that remain. Labels are 0 or 1, or two categories that say in words which is which
+({no,yes}, {TRUE,FALSE}, {-1,1}). Features are numbers; categories that are numbers keep their value, others count by
+position. A missing value, `?`, is an error. `%` begins a comment line.
 """
 
 from __future__ import annotations
