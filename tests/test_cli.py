@@ -265,6 +265,26 @@ def test_waiting_threads_soon_give_up_their_core(config: Path) -> None:
     assert spin(OMP_WAIT_POLICY="PASSIVE") == "0"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where", "said"),
+    [
+        (["train", "CONFIG"], "energynets.training.train", "interrupted; the same command with --resume continues"),
+        (["data", "fetch", "bibtex"], "energynets.data.catalogue.Entry.fetch", "the same command again goes on"),
+        (["memory", "CONFIG"], "energynets.memory.estimate", "interrupted"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    config: Path, arguments: list[str], where: str, said: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    message = fails(capsys, *(str(config) if word == "CONFIG" else word for word in arguments), status=130)
+    assert said in message
+    assert ("--resume" in message) == (arguments[0] == "train")
+
+
 def test_data_list_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list", "--root", str(tmp_path)]) == 0
     assert "bibtex" in capsys.readouterr().out

@@ -60,6 +60,13 @@ def _options(
 _SPIN = ("GOMP_SPINCOUNT", "1000")
 
 
+# How an interrupted verb goes on, where it has not said so itself.
+_GOES_ON = {
+    "train": "; the same command with --resume continues the run",
+    "data": "; the same command again goes on with what has come",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
@@ -79,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as error:
-        return _say(str(error) or "interrupted; the same command with --resume continues a run", 130)
+        return _say(str(error) or f"interrupted{_GOES_ON.get(given[0], '')}", 130)
     except EnergyNetsError as error:
         if debug:
             traceback.print_exc()
