@@ -286,10 +286,12 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
+    """Leaves by their path as `--set` takes it; lists are walked where they hold sections."""
+    sections = isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree)
+    if not tree or not (isinstance(tree, dict) or sections):
         return {prefix: tree}
     leaves: dict[str, Any] = {}
-    for name, child in tree.items():
+    for name, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
         leaves |= _flatten(child, f"{prefix}.{name}" if prefix else name)
     return leaves
 
