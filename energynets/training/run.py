@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,7 +291,8 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not tree or not (isinstance(tree, dict) or sections):
         return {prefix: tree}
     leaves: dict[str, Any] = {}
-    for name, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+    children: Iterable[tuple[Any, Any]] = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for name, child in children:
         leaves |= _flatten(child, f"{prefix}.{name}" if prefix else name)
     return leaves
 
