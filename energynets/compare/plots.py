@@ -211,21 +211,21 @@ def inference_traces(comparison: Comparison) -> str | None:
         axes[0].set_title("energy above that of the last step")
         axes[1].set_title("gradient norm ‖dE/dy‖")
         for axis, key in zip(axes, ("energy", "gradient_norm"), strict=True):
-            values = [value for row in rows for trace in _traces(row, key) for value in trace]
-            if max(values) > 0:
-                # A step that undershoots its end has a negative value, which a logarithm alone would hide.
-                below = min(values) < 0
-                axis.set_yscale(**_symmetric(values) if below else {"value": "log", "nonpositive": "mask"})
+            axis.set_yscale(**_scale([value for row in rows for trace in _traces(row, key) for value in trace]))
             axis.set_xlabel("inference step")
             axis.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside lower center", ncols=min(5, len(rows)))
     return finished[0]
 
 
-def _symmetric(values: Sequence[float]) -> dict[str, Any]:
-    """A scale that is linear around 0, over the lowest of at most four decades, and logarithmic beyond."""
-    sizes = [abs(value) for value in values if value]
-    return {"value": "symlog", "linthresh": max(min(sizes), 1e-4 * max(sizes))}
+def _scale(values: Sequence[float]) -> dict[str, Any]:
+    """Linear where that shows most of the values, else logarithmic: on both sides of 0 where a step undershoots."""
+    sizes = sorted(abs(value) for value in values if value)
+    if not sizes or statistics.median(sizes) > sizes[-1] / 30:
+        return {"value": "linear"}
+    if min(values) >= 0:
+        return {"value": "log", "nonpositive": "mask"}
+    return {"value": "symlog", "linthresh": max(sizes[0], 1e-4 * sizes[-1])}
 
 
 def _traces(row: Row, key: str) -> list[list[float]]:

@@ -95,6 +95,21 @@ def test_lines_of_rows_differ_in_grey_too(tmp_path: Path) -> None:
     assert len({str(style) for style in plots.dashes(more).values()}) == 4
 
 
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([4.0, 1.0, -0.2, 0.5], "linear"),
+        ([8.0, 6.0, 4.0, 3.0], "linear"),
+        ([1.0, 1e-2, 1e-4, 0.0], "log"),
+        ([1.0, 1e-3, -1e-5, 0.0], "symlog"),
+        ([0.0, 0.0], "linear"),
+        ([], "linear"),
+    ],
+)
+def test_scale_of_traces(values: list[float], scale: str) -> None:
+    assert plots._scale(values)["value"] == scale
+
+
 @pytest.mark.parametrize("energies", [[-1.0, -2.0, -2.5], [-1.0, -2.6, -2.5], [-2.0, -2.0, -2.0], [-2.5, -2.5, -2.0]])
 def test_energy_may_rise_fall_or_stand_still(tmp_path: Path, energies: list[float]) -> None:
     found = comparison(tmp_path / "demo")
