@@ -176,6 +176,18 @@ def test_config_show_is_the_resolved_experiment(
     assert Experiment.load(shown) == Experiment.load(config, ["seed=7"])
 
 
+def test_config_check_knows_the_catalogue(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = {"name": "mine", "format": "tsv", "train": "train.tsv"}
+    for number, data in enumerate([{"name": "bibtexx"}, {"name": "Bibtex"}, files]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(json.dumps(SMALL | {"data": data}))
+        assert main(["config", "check", str(path)]) == (2 if number == 0 else 0)
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"energynets: {tmp_path / '0.yaml'}: data.name: no data set 'bibtexx'")
+    assert "did you mean 'bibtex'?" in errors
+    assert errors.count("\n") == 1
+
+
 def test_config_check_names_every_bad_file(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("data: {planted: {}}\nmodel: {kind: lineer}\n")
