@@ -17,6 +17,7 @@ from energynets.cli import main
 from energynets.cli.main import app
 from energynets.config import Experiment
 from energynets.errors import CheckpointError, InferenceError, MissingExtraError, TrainingError
+from energynets.strict_yaml import parse_yaml
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -237,13 +238,7 @@ def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.
     folder = tmp_path / "planted"
     sizes = ["num_labels=4", "num_documents=60", "num_test_documents=10", "vocabulary_size=60"]
     assert main(["data", "make", str(folder), *(word for size in sizes for word in ("--set", size)), "--quiet"]) == 0
-    files = {
-        "format": "tsv",
-        "train": "train.tsv.gz",
-        "test": "test.tsv.gz",
-        "labels": "labels.txt",
-        "root": str(folder),
-    }
+    files = parse_yaml(capsys.readouterr().out.partition("train with data: ")[2], "what data make advises")
     path = tmp_path / "text.yaml"
     path.write_text(Experiment.from_tree(SMALL | {"data": files | {"text": {"min_count": 1}}}).to_yaml())
     assert main(["train", str(path), "--folder", str(tmp_path / "run"), "--quiet"]) == 0
