@@ -198,7 +198,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         else:
             where = key
             if not last and node.get(key) is None:
-                node[key] = {}
+                node[key] = [] if keys[depth + 1].isdigit() else {}  # a list there is empty, and says so below
         if last:
             node[where] = value
             return
@@ -209,6 +209,6 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _position(node: list[Any], key: str, override: str) -> int:
     if not (key.isascii() and key.isdigit() and int(key) < len(node)):
-        expected = f"a position from 0 to {len(node) - 1}" if node else "no position, the list is empty"
+        expected = f"a position from 0 to {len(node) - 1}" if node else "no position, there is no list or an empty one"
         raise ConfigError(f"--set {override}: expected {expected}, got {key!r}")
     return int(key)

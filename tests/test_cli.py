@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from energynets.cli import main
 from energynets.cli.main import app
 from energynets.config import Experiment
 from energynets.errors import CheckpointError, InferenceError, MissingExtraError, TrainingError
+from energynets.strict_yaml import parse_yaml
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -175,6 +177,18 @@ def test_config_show_is_the_resolved_experiment(
     assert Experiment.load(shown) == Experiment.load(config, ["seed=7"])
 
 
+def test_config_check_knows_the_catalogue(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = {"name": "mine", "format": "tsv", "train": "train.tsv"}
+    for number, data in enumerate([{"name": "bibtexx"}, {"name": "Bibtex"}, files]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(json.dumps(SMALL | {"data": data}))
+        assert main(["config", "check", str(path)]) == (2 if number == 0 else 0)
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"energynets: {tmp_path / '0.yaml'}: data.name: no data set 'bibtexx'")
+    assert "did you mean 'bibtex'?" in errors
+    assert errors.count("\n") == 1
+
+
 def test_config_check_names_every_bad_file(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("data: {planted: {}}\nmodel: {kind: lineer}\n")
@@ -224,13 +238,7 @@ def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.
     folder = tmp_path / "planted"
     sizes = ["num_labels=4", "num_documents=60", "num_test_documents=10", "vocabulary_size=60"]
     assert main(["data", "make", str(folder), *(word for size in sizes for word in ("--set", size)), "--quiet"]) == 0
-    files = {
-        "format": "tsv",
-        "train": "train.tsv.gz",
-        "test": "test.tsv.gz",
-        "labels": "labels.txt",
-        "root": str(folder),
-    }
+    files = parse_yaml(capsys.readouterr().out.partition("train with data: ")[2], "what data make advises")
     path = tmp_path / "text.yaml"
     path.write_text(Experiment.from_tree(SMALL | {"data": files | {"text": {"min_count": 1}}}).to_yaml())
     assert main(["train", str(path), "--folder", str(tmp_path / "run"), "--quiet"]) == 0
@@ -245,6 +253,43 @@ def test_standard_input_is_a_document_a_line(tmp_path: Path, config: Path) -> No
     command = [sys.executable, "-m", "energynets", "predict", str(run), "-", "--top", "1", "--json"]
     done = subprocess.run(command, input=b"w00012\n\nw00013\n", capture_output=True, check=True)
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_waiting_threads_soon_give_up_their_core(config: Path) -> None:
+    """torch reads it when it is loaded: too late and GNU OpenMP still says what it started with."""
+    command = [sys.executable, "-m", "energynets", "memory", str(config)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+
+    def spin(**settings: str) -> str | None:
+        given = environment | {"OMP_DISPLAY_ENV": "verbose"} | settings
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+        found = re.search(r"GOMP_SPINCOUNT = '(\w+)'", done.stderr)
+        return found and found[1]
+
+    if spin(GOMP_SPINCOUNT="77") != "77":
+        pytest.skip("torch does not stand on GNU OpenMP here")
+    assert spin() == "1000"
+    assert spin(OMP_WAIT_POLICY="PASSIVE") == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "said"),
+    [
+        (["train", "CONFIG"], "energynets.training.train", "interrupted; the same command with --resume continues"),
+        (["data", "fetch", "bibtex"], "energynets.data.catalogue.Entry.fetch", "the same command again goes on"),
+        (["memory", "CONFIG"], "energynets.memory.estimate", "interrupted"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    config: Path, arguments: list[str], where: str, said: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    message = fails(capsys, *(str(config) if word == "CONFIG" else word for word in arguments), status=130)
+    assert said in message
+    assert ("--resume" in message) == (arguments[0] == "train")
 
 
 def test_data_list_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

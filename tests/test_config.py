@@ -59,6 +59,10 @@ def refuse(*overrides: str, tree: dict[str, Any] = VALID) -> str:
             "file.yaml: training.stages.0.epoch: unknown key 'epoch' (did you mean 'epochs'?",
         ),
         ("training.stages.1.epochs=3", "--set training.stages.1.epochs=3: expected a position from 0 to 0, got '1'"),
+        (
+            "evaluation.ks.0=3",
+            "--set evaluation.ks.0=3: expected no position, there is no list or an empty one",
+        ),
         ("training.stages={}", "file.yaml: training.stages: expected a list, got a section"),
         ("training.stages=[{name: a}, {name: a}]", "file.yaml: training.stages.1.name: two stages are called 'a'"),
         (

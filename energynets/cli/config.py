@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +42,7 @@ def check(
     for path in configs:
         try:
             experiment = Experiment.load(path, overrides or [])
+            _check_catalogue_name(experiment, path)
         except ConfigError as error:
             mistakes += 1
             typer.echo(f"energynets: {error}", err=True)
@@ -49,6 +50,19 @@ def check(
             typer.echo(f"{path}: fine, {experiment.model.kind}, config hash {experiment.hash()}")
     if mistakes:
         raise typer.Exit(2)
+
+
+def _check_catalogue_name(experiment: Any, path: str) -> None:
+    from energynets.errors import ConfigError, DataError
+
+    if experiment.data.format is not None or experiment.data.planted is not None:
+        return  # a name of the user's own
+    from energynets.data.catalogue import find
+
+    try:
+        find(experiment.data.name)
+    except DataError as error:
+        raise ConfigError(f"{path}: data.name: {error}") from None
 
 
 @app.command()

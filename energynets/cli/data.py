@@ -113,5 +113,6 @@ def make(
     with Bars(quiet=quiet) as bars:
         write_planted(PlantedSpec(**planted.model_dump()), folder, progress=lambda d, t: bars.show("drawing", d, t))
     typer.echo(
-        f"{folder}: train with data: {{format: tsv, train: train.tsv.gz, test: test.tsv.gz, labels: labels.txt}}"
+        f"{folder}: train with data: "
+        f"{{root: {folder.resolve()}, format: tsv, train: train.tsv.gz, test: test.tsv.gz, labels: labels.txt}}"
     )

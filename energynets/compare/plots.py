@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NUM_COLORS = 8
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _SERIES = [f"#0404{number:02x}" for number in range(NUM_COLORS)]
+_DASHES: Any = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))  # so that grey prints can tell lines apart
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--rule"} | {
     color: f"--series-{number}" for number, color in enumerate(_SERIES)
 }
@@ -91,6 +92,12 @@ def colors(rows: Sequence[Row]) -> dict[str, str]:
     return {row.name: palette.get(row.name, _MUTED) for row in rows}
 
 
+def dashes(rows: Sequence[Row]) -> dict[str, Any]:
+    """A line style for each learned row, in order."""
+    learned = [row.name for row in rows if row.learned]
+    return {name: _DASHES[number % len(_DASHES)] for number, name in enumerate(learned)}
+
+
 def css_color(rows: Sequence[Row], name: str) -> str:
     """The same colour as a page writes it."""
     return f"var({_VARIABLES[colors(rows)[name]]})"
@@ -143,7 +150,7 @@ def learning_curves(comparison: Comparison, monitor: str) -> str | None:
     rows = [row for row in comparison.rows if any(_curve(lines, monitor) for lines in row.curves)]
     if not rows:
         return None
-    palette = colors(comparison.rows)
+    palette, styles = colors(comparison.rows), dashes(comparison.rows)
     scale = 1 if monitor == "loss" else 100
     with _figure("curves", 2, 9.2, 3.6) as (figure, axes, finished):
         for row in rows:
@@ -158,7 +165,8 @@ def learning_curves(comparison: Comparison, monitor: str) -> str | None:
                 for axis, key in zip(axes, ("epoch", "seconds"), strict=True):
                     places = [point[key] for point in points]
                     label = row.name if number == 0 and axis is axes[0] else None
-                    axis.plot(places, values, color=palette[row.name], alpha=0.75, linewidth=1.2, label=label)
+                    line = {"color": palette[row.name], "linestyle": styles[row.name], "alpha": 0.75}
+                    axis.plot(places, values, **line, linewidth=1.2, label=label)
                     marks = [places[i] for i in ends], [values[i] for i in ends]
                     axis.plot(*marks, "o", color=palette[row.name], markersize=3)
         axes[0].set_title(f"validation {monitor}" + (", times 100" if scale == 100 else ""))
@@ -189,7 +197,7 @@ def inference_traces(comparison: Comparison) -> str | None:
     rows = [row for row in comparison.rows if _traces(row, "energy")]
     if not rows:
         return None
-    palette = colors(comparison.rows)
+    palette, styles = colors(comparison.rows), dashes(comparison.rows)
     with _figure("traces", 2, 9.2, 3.4) as (figure, axes, finished):
         for row in rows:
             for axis, key in zip(axes, ("energy", "gradient_norm"), strict=True):
@@ -198,16 +206,26 @@ def inference_traces(comparison: Comparison) -> str | None:
                     axis.plot(trace, color=palette[row.name], alpha=0.3, linewidth=0.9)
                 mean = [statistics.fmean(values) for values in zip(*traces, strict=False)]
                 label = row.name if axis is axes[0] else None
-                axis.plot(mean, "o-", color=palette[row.name], markersize=3, label=label)
+                line = {"color": palette[row.name], "linestyle": styles[row.name]}
+                axis.plot(mean, marker="o", **line, markersize=3, label=label)
         axes[0].set_title("energy above that of the last step")
         axes[1].set_title("gradient norm ‖dE/dy‖")
         for axis, key in zip(axes, ("energy", "gradient_norm"), strict=True):
-            if all(value > 0 for row in rows for trace in _traces(row, key) for value in trace):
-                axis.set_yscale("log")
+            axis.set_yscale(**_scale([value for row in rows for trace in _traces(row, key) for value in trace]))
             axis.set_xlabel("inference step")
             axis.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside lower center", ncols=min(5, len(rows)))
     return finished[0]
+
+
+def _scale(values: Sequence[float]) -> dict[str, Any]:
+    """Linear where that shows most of the values, else logarithmic: on both sides of 0 where a step undershoots."""
+    sizes = sorted(abs(value) for value in values if value)
+    if not sizes or statistics.median(sizes) > sizes[-1] / 30:
+        return {"value": "linear"}
+    if min(values) >= 0:
+        return {"value": "log", "nonpositive": "mask"}
+    return {"value": "symlog", "linthresh": max(sizes[0], 1e-4 * sizes[-1])}
 
 
 def _traces(row: Row, key: str) -> list[list[float]]:

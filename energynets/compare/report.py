@@ -87,7 +87,7 @@ def _row(comparison: Comparison, shown: list[Column], costs: list[Column], row: 
     cells = []
     for column in shown:
         mean, _, std = column.text(row).partition(" ± ")
-        cells.append({"mean": mean, "std": std, "best": best(column, comparison.rows) is row})
+        cells.append({"mean": mean, "std": std, "best": any(row is top for top in best(column, comparison.rows))})
     stages = row.results[0].get("stages", []) if row.results else []
     return {
         "name": row.name,

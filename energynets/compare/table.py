@@ -91,12 +91,18 @@ def label(row: Row) -> str:
     return f"{row.name} (failed)" if not row.results else f"{row.name} ({len(row.results)} of {runs} seeds)"
 
 
-def best(column: Column, rows: Sequence[Row]) -> Row | None:
-    """The learned row with the best mean; None where nothing is better or worse, or there is one row only."""
+def best(column: Column, rows: Sequence[Row]) -> list[Row]:
+    """The learned rows with the best mean as printed; none where nothing is better or worse, or all print the same."""
     found = [(value.mean, row) for row in rows if row.learned and (value := column.read(row))]
-    if column.higher is None or len(found) < 2:
-        return None
-    return (max if column.higher else min)(found, key=lambda pair: pair[0])[1]
+    if column.higher is None or not found:
+        return []
+    top = (max if column.higher else min)(found, key=lambda pair: pair[0])[1]
+
+    def printed(row: Row) -> str:
+        return column.text(row).partition(" ± ")[0]
+
+    equal = [row for _, row in found if printed(row) == printed(top)]
+    return equal if len(equal) < len(found) else []
 
 
 def caption(comparison: Comparison) -> list[str]:

@@ -38,7 +38,7 @@ def find_file(path: str | Path, root: str | Path | None = None) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise DataError(f"no file {str(path)!r}; looked for {' and '.join(map(str, places))}")
+    raise DataError(f"no file {str(path)!r}; looked for {' and '.join(map(str, dict.fromkeys(places)))}")
 
 
 def load_dataset(

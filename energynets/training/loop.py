@@ -205,11 +205,11 @@ class Loop:
         shown = ", ".join(map(str, rows[:8])) + (f", ... ({len(rows)} rows)" if len(rows) > 8 else "")
         at, number = self.position, self.position.stage
         what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-        knobs = [f"training.stages[{number}].optimizer.learning_rate (now {stage.optimizer.learning_rate:g})"]
+        knobs = [f"training.stages.{number}.optimizer.learning_rate (now {stage.optimizer.learning_rate:g})"]
         if hasattr(self.model, "solver"):
             knobs.append("model.solver.step_size")
         clip = stage.optimizer.clip_norm
-        knobs.append(f"training.stages[{number}].optimizer.clip_norm" + (f" (now {clip:g})" if clip else ", e.g. to 1"))
+        knobs.append(f"training.stages.{number}.optimizer.clip_norm" + (f" (now {clip:g})" if clip else ", e.g. to 1"))
         paths = self.folder.checkpoints.paths()
         kept = f"; the last checkpoint is {paths[-1].name}" if paths else ""
         return (
@@ -230,7 +230,7 @@ class Loop:
             at, rate = self.position, current.stage.optimizer.learning_rate
             raise TrainingError(
                 f"stage {current.stage.name!r}, after epoch {at.epoch + bool(at.step)}: on validation, {error}. "
-                f"Lower training.stages[{at.stage}].optimizer.learning_rate (now {rate:g})"
+                f"Lower training.stages.{at.stage}.optimizer.learning_rate (now {rate:g})"
             ) from error
         return metrics
 

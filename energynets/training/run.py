@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,10 +286,13 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
+    """Leaves by their path as `--set` takes it; lists are walked where they hold sections."""
+    sections = isinstance(tree, list) and any(isinstance(entry, dict) for entry in tree)
+    if not tree or not (isinstance(tree, dict) or sections):
         return {prefix: tree}
     leaves: dict[str, Any] = {}
-    for name, child in tree.items():
+    children: Iterable[tuple[Any, Any]] = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for name, child in children:
         leaves |= _flatten(child, f"{prefix}.{name}" if prefix else name)
     return leaves
 

@@ -89,6 +89,42 @@ def test_colours_follow_the_learned_rows(tmp_path: Path) -> None:
     assert plots.css_color(rows, "floor") == plots.css_color(rows, "ceiling") == "var(--muted)"
 
 
+def test_lines_of_rows_differ_in_grey_too(tmp_path: Path) -> None:
+    rows = comparison(tmp_path).rows
+    more = [dataclasses.replace(rows[1], name=f"row {number}") for number in range(4)]
+    assert len({str(style) for style in plots.dashes(more).values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([4.0, 1.0, -0.2, 0.5], "linear"),
+        ([8.0, 6.0, 4.0, 3.0], "linear"),
+        ([1.0, 1e-2, 1e-4, 0.0], "log"),
+        ([1.0, 1e-3, -1e-5, 0.0], "symlog"),
+        ([0.0, 0.0], "linear"),
+        ([], "linear"),
+    ],
+)
+def test_scale_of_traces(values: list[float], scale: str) -> None:
+    assert plots._scale(values)["value"] == scale
+
+
+@pytest.mark.parametrize("energies", [[-1.0, -2.0, -2.5], [-1.0, -2.6, -2.5], [-2.0, -2.0, -2.0], [-2.5, -2.5, -2.0]])
+def test_energy_may_rise_fall_or_stand_still(tmp_path: Path, energies: list[float]) -> None:
+    found = comparison(tmp_path / "demo")
+    trace = {"energy": energies, "gradient_norm": [1.0, 0.1, 0.0]}
+    rows = [
+        dataclasses.replace(row, results=tuple({**r, "trace": trace} for r in row.results))
+        if row.kind == "spen"
+        else row
+        for row in found.rows
+    ]
+    drawing = plots.inference_traces(dataclasses.replace(found, rows=tuple(rows)))
+    assert drawing is not None
+    ElementTree.fromstring(drawing)
+
+
 def test_files_are_written_whole(tmp_path: Path) -> None:
     found = comparison(tmp_path / "demo")
     write(found)

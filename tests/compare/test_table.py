@@ -52,8 +52,19 @@ def test_csv_is_unrounded_and_regular(tmp_path: Path) -> None:
 def test_best_is_of_learned_rows(tmp_path: Path) -> None:
     found = comparison(tmp_path)
     shown = columns(found)
-    assert best(shown[0], found.rows).name == "spen"  # type: ignore[union-attr]
-    assert best(shown[-1], found.rows) is None
+    assert [row.name for row in best(shown[0], found.rows)] == ["spen"]
+    assert best(shown[-1], found.rows) == []
+
+
+def test_best_are_all_that_print_the_same(tmp_path: Path) -> None:
+    def row(name: str, value: float) -> Row:
+        return Row(name, "linear", (result(name, value=value),))
+
+    shown = columns(comparison(tmp_path))
+    a, b, c = row("a", 0.5), row("b", 0.50001), row("c", 0.4)
+    assert best(shown[0], [c, a, b]) == [a, b]
+    assert best(shown[0], [a, b]) == [], "all alike"
+    assert best(shown[0], [a]) == []
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

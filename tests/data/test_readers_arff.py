@@ -132,6 +132,31 @@ def test_numeric_labels(tmp_path: Path) -> None:
         read(tmp_path, header, "3,1\n4,2")
 
 
+@pytest.mark.parametrize("kind", ["{no,yes}", "{yes,no}", "{YES,NO}", "{True,false}", "{-1,1}", "{1,-1}", "{'1','0'}"])
+def test_label_categories_mean_what_they_say_in_any_order(tmp_path: Path, kind: str) -> None:
+    first, second = kind.strip("{}").replace("'", "").split(",")
+    header = f"@attribute x numeric\n@attribute l {kind}"
+    on = 1.0 if first.lower() in ("yes", "true", "1") else 0.0
+    documents = read(tmp_path, header, f"3,{first}\n4,{second}\n5,{first}")
+    np.testing.assert_array_equal(documents.labels.toarray(), [[on], [1 - on], [on]])
+
+
+def test_sparse_rows_leave_out_the_first_category_of_a_label(tmp_path: Path) -> None:
+    header = "@attribute x numeric\n@attribute l {no,yes}"
+    np.testing.assert_array_equal(read(tmp_path, header, "{0 3}\n{1 yes}").labels.toarray(), [[0], [1]])
+    with pytest.raises(DataError, match=r"got a sparse one: what it leaves out would not be 0.*'l' \(line 3\)"):
+        read(tmp_path, header.replace("no,yes", "yes,no"), "{0 3}\n{1 yes}")
+
+
+@pytest.mark.parametrize("kind", ["{red,green}", "{no,maybe,yes}", "{yes,true}", "{1,2}", "{0,1,2}"])
+def test_label_categories_that_do_not_say_are_refused(tmp_path: Path, kind: str) -> None:
+    header = f"@attribute x numeric\n@attribute l {kind}"
+    value = kind.strip("{}").split(",")[0]
+    with pytest.raises(DataError, match=r"line 3: label 'l': expected categories \{0,1\}, or two words") as error:
+        read(tmp_path, header, f"3,{value}")
+    assert kind in str(error.value)
+
+
 def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     documents = read(tmp_path, "@attribute x numeric\n@attribute l {0,1}", "3,1")
     path = tmp_path / "a.arff"

@@ -50,7 +50,7 @@ def test_columns(layout: tuple[str, ...], how: str, tmp_path: Path) -> None:
 
 def test_known_labels_settle_what_lengths_do_not(tmp_path: Path) -> None:
     path = write(tmp_path, [("politics,economy", "short text"), ("economy", "brief")])
-    with pytest.raises(DataError, match=r"cannot tell which column is the text.*columns="):
+    with pytest.raises(DataError, match=r"cannot tell which column is the text.*data.columns"):
         tsv.read(path)
     documents = tsv.read(path, label_names=("economy", "politics"))
     assert documents.inputs == TextDocuments(("short text", "brief"))

@@ -339,6 +339,9 @@ def test_resuming_with_other_settings_lists_them(tmp_path: Path) -> None:
     other_seed = staged_experiment().model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match=r"other settings: seed: 0 there, 5 now; choose"):
         train(other_seed, folder=tmp_path / "run", data=toy_data(), resume=True)
+    longer = type(staged_experiment()).from_tree(tree, ["training.stages.1.epochs=77"])
+    with pytest.raises(ConfigError, match=r"other settings: training.stages.1.epochs: \d there, 77 now; choose"):
+        train(longer, folder=tmp_path / "run", data=toy_data(), resume=True)
     renamed = staged_experiment().model_copy(update={"name": "renamed"})
     train(renamed, folder=tmp_path / "run", data=toy_data(), resume=True)
 

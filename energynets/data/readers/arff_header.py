@@ -13,7 +13,7 @@ next character as it is; a name without quotes runs to the next blank and is tak
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from energynets.data.readers.source import shown
@@ -40,6 +40,29 @@ class Attribute:
     def absent(self) -> float:
         """What a sparse row means by leaving the column out: 0, or the first category."""
         return 0.0 if self.values is None else next(iter(self.values.values()))
+
+
+# How data sets write that a label is absent or present, in lower case.
+_ABSENT = ("0", "-1", "no", "n", "false", "f", "off", "absent", "negative")
+_PRESENT = ("1", "+1", "yes", "y", "true", "t", "on", "present", "positive")
+
+
+def as_label(attribute: Attribute, path: Path) -> Attribute:
+    """The column as that of a label: its categories mean 0 or 1 by what they say, never by their order.
+
+    Raises:
+        DataError: categories that do not say which of them means that the label is there.
+    """
+    if attribute.values is None or (attribute.by_value and set(attribute.values.values()) <= {0.0, 1.0}):
+        return attribute
+    meaning = dict.fromkeys(_ABSENT, 0.0) | dict.fromkeys(_PRESENT, 1.0)
+    values = {name: meaning.get(name.lower()) for name in attribute.values}
+    if None in values.values() or len(set(values.values())) < len(values):
+        raise DataError(
+            f"{path}: line {attribute.line}: label {shown(attribute.name)}: expected categories {{0,1}}, or two words "
+            f"such as {{no,yes}}, {{false,true}} or {{-1,1}}, got {shown('{' + ','.join(values) + '}')}"
+        )
+    return replace(attribute, values=values, by_value=False)  # type: ignore[arg-type]
 
 
 def unquote(text: str) -> str:

@@ -5,8 +5,9 @@
     0.1,-3,0,1                           dense: a value for every attribute
 
 Which attributes are labels the XML file says (`mulan_xml`), by name: label ids follow the order of the XML, features
-keep the order of the columns that remain. Labels are 0 or 1. Features are numbers; categories that are numbers keep
-their value, other categories count by position. A missing value, `?`, is an error. `%` begins a comment line.
+keep the order of the columns that remain. Labels are 0 or 1, or two categories that say in words which is which
+({no,yes}, {TRUE,FALSE}, {-1,1}). Features are numbers; categories that are numbers keep their value, others count by
+position. A missing value, `?`, is an error. `%` begins a comment line.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from energynets.data.dataset import Documents
-from energynets.data.readers.arff_header import Attribute, parse_attribute
+from energynets.data.readers.arff_header import Attribute, as_label, parse_attribute
 from energynets.data.readers.arff_rows import parse_rows
 from energynets.data.readers.label_names import closest
 from energynets.data.readers.mulan_xml import read_mulan_labels
@@ -31,9 +32,10 @@ from energynets.errors import DataError
 
 @dataclass
 class _Header:
-    """The attributes as they come in; `complete` once @data has been met."""
+    """The attributes as they come in, those called as a label as labels; `complete` once @data has been met."""
 
     path: Path
+    labels: frozenset[str]
     attributes: list[Attribute]
     complete: bool = False
 
@@ -55,7 +57,9 @@ class _Header:
                 self.complete = True
                 return Block(block.data[position - block.offset :], number + 1, position)
             if keyword == "@attribute":
-                self.attributes.append(parse_attribute(rest, self.path, number))
+                attribute = parse_attribute(rest, self.path, number)
+                labelled = attribute.name in self.labels
+                self.attributes.append(as_label(attribute, self.path) if labelled else attribute)
             elif keyword != "@relation":
                 raise DataError(
                     f"{self.path}: line {number}: expected @relation, @attribute or @data, got {shown(text)}"
@@ -81,7 +85,7 @@ def read(path: str | Path, *, labels: str | Path | None = None, progress: Progre
     if labels is None:
         raise DataError(f"{path}: a Mulan ARFF file needs `labels`, the XML file that names its labels")
     label_names = read_mulan_labels(Path(labels))
-    attributes, parts = _parse(path, progress)
+    attributes, parts = _parse(path, frozenset(label_names), progress)
     rows = Rows.concatenate(parts)
     if len(rows) == 0:
         raise DataError(f"{path}: expected rows after @data, got none")
@@ -110,8 +114,8 @@ def read(path: str | Path, *, labels: str | Path | None = None, progress: Progre
     return documents_of(csr_array(matrix[:, feature_columns]), marks, label_names, feature_names)
 
 
-def _parse(path: Path, progress: Progress | None) -> tuple[list[Attribute], list[Rows]]:
-    header = _Header(path, [])
+def _parse(path: Path, labels: frozenset[str], progress: Progress | None) -> tuple[list[Attribute], list[Rows]]:
+    header = _Header(path, labels, [])
     parts = []
     for block in _rows_of(header, blocks(path, progress)):
         parts.append(parse_rows(block, path, header.attributes))

@@ -73,7 +73,10 @@ def read(
     if extend and known is not None:
         known += _sorted_names({entry for row in entries for entry in row} - set(known))
     names, ids = _label_ids(entries, known)
-    numbered = [[_id(entry, ids, f"{path}: line {line}") for entry in row] for line, row in enumerate(entries, first)]
+    source = "" if labels is None else f" of {labels} (data.labels)"
+    numbered = [
+        [_id(entry, ids, source, f"{path}: line {line}") for entry in row] for line, row in enumerate(entries, first)
+    ]
     return documents_of(texts, label_matrix(numbered, len(names)), names)
 
 
@@ -141,11 +144,12 @@ def _all_known(cells: Sequence[str], known: Sequence[str]) -> bool:
     return bool(entries) and entries <= set(map(str, range(len(known))) if by_number else known)
 
 
-def _id(entry: str, ids: dict[str, int], where: str) -> int:
+def _id(entry: str, ids: dict[str, int], source: str, where: str) -> int:
     if entry not in ids:
-        expected = f"0 to {len(ids) - 1}" if _is_number(entry) and "0" in ids else f"one of {len(ids)} known ones"
+        by_number = _is_number(entry) and "0" in ids
+        expected = f"0 to {len(ids) - 1}, line numbers" if by_number else f"one of the {len(ids)} names"
+        hint = "" if source else "; a file with all label names, one a line, widens the set (data.labels)"
         raise DataError(
-            f"{where}: unknown label {shown(entry)}: expected {expected}{closest(entry, ids)}; "
-            "a file with all label names, one a line, widens the set (data.labels)"
+            f"{where}: unknown label {shown(entry)}: expected {expected}{source}{closest(entry, ids)}{hint}"
         )
     return ids[entry]

@@ -19,7 +19,7 @@ _LAYOUTS = {
     3: (("id", "labels", "text"), ("text", "labels", "id"), ("id", "text", "labels")),
 }
 _CLEARLY = 2.0  # times longer than the next column
-HINT = "say which with columns=, or with a header line such as `id<TAB>labels<TAB>text`"
+HINT = "say which with data.columns, e.g. [id, labels, text], or with a header line such as `id<TAB>labels<TAB>text`"
 
 
 def check_columns(columns: Sequence[str]) -> tuple[str, ...]:
