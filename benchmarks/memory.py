@@ -34,6 +34,8 @@ def peak_bytes(kind: type[Contestant], case: Case, *, threads: int, device: str 
     Returns:
         Bytes; None where the system cannot say (/proc is Linux's) or the process did not come back.
     """
+    if not kind.has_peak:
+        return None
     if device.startswith("cuda"):
         return _on_cuda(kind, case, device)
     if not _RESET.exists():

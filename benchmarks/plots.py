@@ -134,7 +134,7 @@ def _footer(result: Mapping[str, Any]) -> str:
     machine = result["environment"]
     errors = [row["error"] for case in result["cases"] for row in case["rows"] if row["status"] == "timed"]
     worst = f", gradients within {max(errors):.0e} of float64" if errors else ""
-    return f"{machine['device_name']}, {machine['threads']} threads, torch {machine['torch']}, float32{worst}"
+    return f"{machine['device_name']}, threads: {machine['threads']}, torch {machine['torch']}, float32{worst}"
 
 
 @contextmanager

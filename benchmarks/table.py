@@ -49,7 +49,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         "Rivals: their time over ours. limit: ours over the products alone. memory: peak of a step beyond its inputs.",
         "error: largest relative error of a gradient (logits, in inference) against the autograd loop in float64; "
         "whose gradients differ from ours is not timed.",
-        f"{machine['device_name']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}"
+        f"{machine['device_name']}, threads: {machine['threads']}, torch {machine['torch']}, {machine['date']}"
         + (f", commit {machine['git_commit'][:10]}" if machine["git_commit"] else ""),
     ]
     if skipped:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cases, harness, limit, memory, timing
+from benchmarks import cases, gpu, harness, limit, memory, timing
 from benchmarks.cases import Case
 from benchmarks.rivals import CONTESTANTS, TASKS, Contestant, Ours, PlainLoop
 from energynets.cli import main
@@ -64,7 +64,7 @@ def test_a_quick_run_prints_a_table_and_writes_every_field(tmp_path: Path, capsy
     save = tmp_path / "tiny.json"
     assert main(["bench", "--quick", "--threads", "1", "--quiet", "--save", str(save)]) == 0
     out = capsys.readouterr().out
-    for words in ("12 x 4", "autograd loop", "limit", "error", "1 threads, torch", "written: "):
+    for words in ("12 x 4", "autograd loop", "limit", "error", "threads: 1, torch", "written: "):
         assert words in out
     result = json.loads(save.read_text())
     machine = result["environment"]
@@ -194,3 +194,20 @@ def test_names_are_unique_and_select_by_words() -> None:
     assert len(cases.select(cases.full(), "icnn T10 training")) == 5
     with pytest.raises(ConfigError, match="did you mean"):
         cases.select(cases.full(), "159x161")
+
+
+def test_the_gpu_script_rehearses_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu, "QUICK_CASES", TINY[:1])
+    monkeypatch.setattr(gpu, "QUICK", FAST)
+    monkeypatch.setattr(gpu, "RIVALS", (PlainLoop,))
+    monkeypatch.setattr(gpu, "OursCompiled", Absent)
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--quick", "--out", str(out)])
+    assert gpu.main() == 0
+    report = json.loads(out.read_text())
+    assert len(report["checks"]) == 6
+    assert all(row["ok"] and row["relative_error"] < 1e-5 for row in report["checks"])
+    rates = report["product_gflops"]
+    row = report["timings"]["cases"][0]["rows"][0]
+    assert row["share_of_rate"]["float32"] == pytest.approx(row["product_gflops"] / rates["float32"])
+    assert report["compiled"]["contestants"]["absent"]["skipped"]

@@ -60,6 +60,8 @@ class Contestant(ABC):
     tasks: ClassVar[tuple[str, ...]] = TASKS
     tolerance: ClassVar[float] = 1e-4
     """Largest relative difference from ours, of any parameter's gradient, that it is timed with."""
+    has_peak: ClassVar[bool] = True
+    """Whether a run takes memory that it gives back, so that there is a peak to read."""
 
     def __init__(self, problem: Problem, task: str, device: str = "cpu") -> None:
         self.problem, self.task, self.device = problem, task, device
