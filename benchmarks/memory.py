@@ -8,6 +8,7 @@ import importlib.util
 import multiprocessing
 import re
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -90,6 +91,7 @@ def _in_child(kind: type[Contestant], case: Case, threads: int, folder: str) -> 
     with limited_threads(threads):
         contestant = kind(case.problem(), case.task)
         contestant.run()
+        time.sleep(0.2)  # jax frees from a thread of its own
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         _RESET.write_text("5")
