@@ -15,10 +15,10 @@ from energynets.errors import ConfigError, InferenceError
 from energynets.inference.adaptive import ActiveSet
 from energynets.inference.descent import constant_steps
 from energynets.inference.engine import unmeasured
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Unroll
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
-from energynets.inference.solver import Solution, Solver, all_steps
+from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
 
 ROUNDING = 8.0
 """Units in the last place of s that a residual must exceed to count as one."""
@@ -107,6 +107,21 @@ class Anderson(Solver):
             return Solution(fixed_point(energy, context, found.logits, gradient, observed), found.steps)
         *_, logits = self._iterates(_measured(energy), context, initial, observed, constant_steps(gradient, self.steps))
         return Solution(logits, all_steps(logits, self.steps))
+
+    def solve_with_losses(
+        self,
+        energy: Energy,
+        context: Any,
+        step_loss: StepLoss,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(gradient, Truncated):
+            constant = constant_steps(gradient, self.steps)
+            return sum_losses(self._iterates(_measured(energy), context, initial, observed, constant), step_loss)
+        return super().solve_with_losses(energy, context, step_loss, initial, gradient=gradient, observed=observed)
 
     def trajectory(
         self, energy: Energy, context: Any, initial: Tensor | None = None, *, observed: Observed | None = None

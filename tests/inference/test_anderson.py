@@ -262,6 +262,28 @@ def test_truncated_counts_earlier_steps_as_constant():
     assert (gradient(Truncated(3))[1] - exact).norm() < (gradient(Truncated(1))[1] - exact).norm()
 
 
+def test_losses_of_every_step():
+    energy = ENERGIES["icnn"]()
+    context = energy.condition(torch.randn(3, F, dtype=torch.float64))
+
+    def step_loss(step, logits):
+        return logits.square().mean() / (step + 1)
+
+    solver = Anderson(5)
+    expected = sum(step_loss(step, z) for step, z in enumerate(solver.trajectory(energy, context)) if step)
+    gradients = []
+    for mode in (Unroll(), Truncated(2)):
+        energy.zero_grad()
+        logits, loss = solver.solve_with_losses(energy, context, step_loss, gradient=mode)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(logits, solver.solve(energy, context))
+        loss.backward(retain_graph=True)
+        gradients.append(energy.measure.grad.clone())
+    assert not torch.allclose(*gradients)
+    with pytest.raises(InferenceError, match=r"Anderson takes .* Implicit"):
+        solver.solve_with_losses(energy, context, step_loss, gradient=Implicit())
+
+
 def test_dropout_mask_is_the_contexts(rows_measured):
     energy = SPEN(F, L, num_measurements=8, dropout=0.5).double().train()
     with torch.no_grad():
