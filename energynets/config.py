@@ -14,6 +14,7 @@ from energynets.config_data import Data, Planted, Text
 from energynets.config_errors import explain
 from energynets.config_models import (
     Above0,
+    AndersonConfig,
     BagOfWordsConfig,
     BayesModel,
     ClassifierModel,
@@ -22,8 +23,10 @@ from energynets.config_models import (
     Features,
     FrequencyModel,
     From0,
+    GradientConfig,
     GradientDescentConfig,
     ICNNConfig,
+    ImplicitConfig,
     KimCNNConfig,
     LinearModel,
     MirrorDescentConfig,
@@ -35,12 +38,15 @@ from energynets.config_models import (
     Share,
     SolverConfig,
     SPENConfig,
+    TruncatedConfig,
+    UnrollConfig,
     XMLCNNConfig,
 )
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
 __all__ = [
+    "AndersonConfig",
     "BagOfWordsConfig",
     "BayesModel",
     "ClassifierModel",
@@ -52,8 +58,10 @@ __all__ = [
     "Experiment",
     "Features",
     "FrequencyModel",
+    "GradientConfig",
     "GradientDescentConfig",
     "ICNNConfig",
+    "ImplicitConfig",
     "KimCNNConfig",
     "LinearModel",
     "MirrorDescentConfig",
@@ -67,6 +75,8 @@ __all__ = [
     "Stage",
     "Text",
     "Training",
+    "TruncatedConfig",
+    "UnrollConfig",
     "XMLCNNConfig",
 ]
 
@@ -179,6 +189,11 @@ class Experiment(Section):
             if stage.name in names:
                 raise ValueError(f"training.stages.{number}.name: two stages are called {stage.name!r}")
             names.add(stage.name)
+        implicit = isinstance(self.model, EnergyModel) and isinstance(self.model.gradient, ImplicitConfig)
+        if implicit and self.objective.steps == "all":
+            raise ValueError(
+                "objective.steps: all needs steps, and model.gradient implicit knows the last alone: use unroll"
+            )
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(

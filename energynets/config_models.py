@@ -118,6 +118,17 @@ class _Solver(Section):
     momentum: Share = Field(default=0.0, description="share of the last step kept in the next")
     learn_step_sizes: bool = Field(default=False, description="train the step sizes with the energy")
     initial: Literal["unary", "uniform"] = Field(default="unary", description="z_0: the unary logits, or 0")
+    tolerance: From0 = Field(
+        default=0.0,
+        description="prediction ends for a document once a step would move no label by more; 0: after T steps",
+    )
+    line_search: bool = Field(default=False, description="prediction halves a document's step until its energy drops")
+
+    @model_validator(mode="after")
+    def _line_search_goes_down(self) -> Self:
+        if self.line_search and self.momentum:
+            raise ValueError("line_search: a step with momentum need not go down however short: set momentum 0")
+        return self
 
     @model_validator(mode="after")
     def _one_size_a_step(self) -> Self:
@@ -152,9 +163,48 @@ class ProjectedGradientConfig(_Solver):
     )
 
 
+class AndersonConfig(Section):
+    """Anderson acceleration of the mean-field update, on K numbers a document."""
+
+    kind: Literal["anderson"] = "anderson"
+    steps: int = Field(default=20, ge=0, description="T, the most that a document takes")
+    window: int = Field(default=5, ge=0, description="differences of past iterates that are mixed")
+    mixing: float = Field(default=1.0, gt=0, le=1, description="beta, smaller where labels are tied strongly")
+    regularization: Above0 = Field(default=1e-8, description="ridge of the least squares")
+    tolerance: From0 = Field(
+        default=1e-4,
+        description="prediction ends for a document once a step would move no label by more; 0: after T steps",
+    )
+    initial: Literal["unary", "uniform"] = Field(default="unary", description="z_0: the unary logits, or 0")
+
+
 SolverConfig = Annotated[
-    MirrorDescentConfig | GradientDescentConfig | ProjectedGradientConfig, Field(discriminator="kind")
+    MirrorDescentConfig | GradientDescentConfig | ProjectedGradientConfig | AndersonConfig, Field(discriminator="kind")
 ]
+
+
+class UnrollConfig(Section):
+    """Through all T steps, exactly."""
+
+    kind: Literal["unroll"] = "unroll"
+
+
+class TruncatedConfig(Section):
+    """Through the last steps alone."""
+
+    kind: Literal["truncated"] = "truncated"
+    steps: Positive = Field(default=1, description="how many")
+
+
+class ImplicitConfig(Section):
+    """Of the fixed point that inference converged to; warns where it has not."""
+
+    kind: Literal["implicit"] = "implicit"
+    tolerance: Above0 = Field(default=1e-4, description="largest residual that counts as converged")
+    max_iterations: Positive = Field(default=50, description="of the adjoint's linear solver")
+
+
+GradientConfig = Annotated[UnrollConfig | TruncatedConfig | ImplicitConfig, Field(discriminator="kind")]
 
 # -------------------------------------------------------------------------------------------------------- models
 
@@ -168,12 +218,19 @@ class ClassifierModel(Section):
 
 
 class EnergyModel(Section):
-    """logits = argmin of an energy, by T unrolled steps."""
+    """logits = argmin of an energy, by T steps of a solver."""
 
     kind: Literal["energy_network"] = "energy_network"
     features: Features = Field(description="x -> f, computed once per x")
     energy: EnergyConfig = Field(description="(f, y) -> E")
     solver: SolverConfig = Field(default=MirrorDescentConfig(), description="E -> y")
+    gradient: GradientConfig = Field(default=UnrollConfig(), description="how training differentiates inference")
+
+    @model_validator(mode="after")
+    def _step_sizes_can_learn(self) -> Self:
+        if isinstance(self.gradient, ImplicitConfig) and getattr(self.solver, "learn_step_sizes", False):
+            raise ValueError("solver.learn_step_sizes: gradient implicit does not depend on step sizes: use unroll")
+        return self
 
 
 class LinearModel(Section):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from energynets.errors import ConfigError
+from energynets.inference import Implicit
+from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
 
 if TYPE_CHECKING:
@@ -136,11 +138,16 @@ def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
             kept[_storage(tensor)] = tensor
         return tensor
 
-    solve: Callable[..., Tensor] = model.solver.solve
+    solver, gradient = model.solver, model.gradient
     condition: Callable[[Tensor], object] = model.energy.condition
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result is held until the count is taken: a freed storage could lend its identity to another.
-        result = solve(model.energy, condition(features))
+        context = condition(features)
+        if isinstance(gradient, Implicit):
+            start = solver.start(model.energy, context)
+            result = fixed_point(model.energy, context, start, gradient, None)
+        else:
+            result = solver.solve(model.energy, context, gradient=gradient)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del result
     return total

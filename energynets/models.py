@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from energynets.data.batches import BatchInputs, CachedFeatures
 from energynets.energies import Box, Domain, Energy
 from energynets.errors import ConfigError
-from energynets.inference import GradientMode, InferenceResult, MirrorDescent, NoGradient, Solver, StepLoss, infer
+from energynets.inference import (
+    GradientMode,
+    Implicit,
+    InferenceResult,
+    MirrorDescent,
+    NoGradient,
+    Solver,
+    StepLoss,
+    Truncated,
+    Unroll,
+    infer,
+)
 
 
 class _Model(nn.Module):
@@ -84,6 +96,11 @@ class EnergyNetwork(_Model):
         features: x -> (B, F), with `num_features`.
         energy: any `Energy` over L labels.
         solver: default `MirrorDescent()`.
+        gradient: how training differentiates inference: `Unroll()` (default), `Truncated(k)` or `Implicit()`. Where
+            torch records no gradients, inference keeps no graph.
+
+    Raises:
+        ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them.
 
     Example:
         >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
@@ -91,17 +108,29 @@ class EnergyNetwork(_Model):
         >>> model = EnergyNetwork(features, SPEN(num_features=16, num_labels=5), MirrorDescent(steps=5))
     """
 
-    def __init__(self, features: nn.Module, energy: Energy, solver: Solver | None = None) -> None:
+    def __init__(
+        self,
+        features: nn.Module,
+        energy: Energy,
+        solver: Solver | None = None,
+        gradient: Unroll | Truncated | Implicit | None = None,
+    ) -> None:
         super().__init__()
         self.features = features
         self.energy = energy
         self.domain = energy.domain
         self.solver = MirrorDescent() if solver is None else solver
+        self.gradient = Unroll() if gradient is None else gradient
+        if isinstance(self.gradient, Implicit) and list(self.solver.parameters()):
+            raise ConfigError(
+                "gradient: a fixed point does not depend on step sizes: no Implicit() with learn_step_sizes"
+            )
         self.num_labels = energy.num_labels
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits z_T (B, L)."""
-        return self.solver.solve(self.energy, self.energy.condition(self.compute_features(inputs)))
+        gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
+        return self.solver.solve(self.energy, self.energy.condition(self.compute_features(inputs)), gradient=gradient)
 
     def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """Logits z_1, ..., z_T (z_0 where T = 0), for losses that read every step."""
@@ -113,7 +142,7 @@ class EnergyNetwork(_Model):
     def with_losses(self, inputs: BatchInputs, step_loss: StepLoss) -> tuple[Tensor, Tensor]:
         """Logits z_T (B, L) and the sum of `step_loss(t, z_t)` over t = 1 .. T, in memory flat in T by the engine."""
         context = self.energy.condition(self.compute_features(inputs))
-        return self.solver.solve_with_losses(self.energy, context, step_loss)
+        return self.solver.solve_with_losses(self.energy, context, step_loss, gradient=self.gradient)
 
     def infer(
         self, inputs: BatchInputs, *, gradient: GradientMode | None = None, trace: bool = False

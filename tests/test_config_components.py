@@ -17,14 +17,14 @@ FROM_DATA = {"self", "num_features", "num_labels", "num_inputs", "vocabulary_siz
 def components() -> Iterator[tuple[type, type]]:
     from energynets.energies import ENERGIES
     from energynets.features import FEATURES
-    from energynets.inference import SOLVERS
+    from energynets.inference import GRADIENTS, SOLVERS
 
     sections: dict[str, type] = {
         section.model_fields["kind"].default: section
         for section in vars(config_models).values()
         if isinstance(section, type) and issubclass(section, config_models.Section) and "kind" in section.model_fields
     }
-    for registry in (FEATURES, ENERGIES, SOLVERS):
+    for registry in (FEATURES, ENERGIES, SOLVERS, GRADIENTS):
         for kind, component in registry.items():
             yield sections[kind], component
 

@@ -67,6 +67,17 @@ def test_unroll_is_what_autograd_keeps() -> None:
     assert unroll_bytes(real, 32) == 2 * unroll_bytes(real, 16)
 
 
+@pytest.mark.parametrize("solver", ["gradient_descent", "anderson"])
+def test_what_inference_keeps_follows_the_gradient_mode(solver: str) -> None:
+    def kept(gradient: str, steps: int) -> int:
+        chosen = [f"model.solver={{kind: {solver}, steps: {steps}}}", f"model.gradient={{{gradient}}}"]
+        return estimate(experiment({"kind": "spen"}, *chosen), Sizes(30, 20, False)).stages[-1].unroll
+
+    assert kept("kind: unroll", 40) > 3 * kept("kind: unroll", 10)
+    assert 0 < kept("kind: implicit", 40) == kept("kind: implicit", 10) < kept("kind: unroll", 3)
+    assert kept("kind: truncated, steps: 2", 40) < 1.5 * kept("kind: truncated, steps: 2", 10)
+
+
 def test_sizes_come_from_the_configuration_the_catalogue_or_the_options() -> None:
     assert sizes_of(experiment()) == Sizes(2000, 20, False)
     assert sizes_of(experiment(), inputs=7, labels=9) == Sizes(7, 9, False)

@@ -10,6 +10,7 @@ import pytest
 import energynets
 
 NAMES = [
+    "Anderson",
     "BagOfWords",
     "Classifier",
     "EndToEnd",
@@ -20,6 +21,7 @@ NAMES = [
     "FeatureCache",
     "GradientDescent",
     "ICNN",
+    "Implicit",
     "InferenceResult",
     "KimCNN",
     "MeasuredEnergy",
@@ -28,6 +30,7 @@ NAMES = [
     "NoGradient",
     "ProjectedGradient",
     "SPEN",
+    "Truncated",
     "Unroll",
     "XMLCNN",
     "compare",

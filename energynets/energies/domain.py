@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,9 @@ class Domain(ABC):
     Source: Beck & Teboulle, Mirror descent and nonlinear projected subgradient methods (2003), section 3.
     """
 
+    lipschitz: ClassVar[float]
+    """The most that a label moves when no logit moves by more than 1."""
+
     @abstractmethod
     def labels(self, logits: Tensor) -> Tensor:
         """y(z), the gradient of R's conjugate: (B, L) -> (B, L)."""
@@ -63,6 +67,8 @@ class Domain(ABC):
 class Box(Domain):
     """[0, 1]^L, y = sigmoid(z), R = -H the negative binary entropy: labels that may hold together."""
 
+    lipschitz = 0.25
+
     def labels(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits)
 
@@ -88,6 +94,8 @@ class Simplex(Domain):
     """
 
     num_categories: int
+
+    lipschitz = 0.5
 
     def check(self, num_labels: int) -> None:
         if num_labels % self.num_categories:
@@ -125,6 +133,8 @@ class Simplex(Domain):
 @dataclass(frozen=True)
 class Euclidean(Domain):
     """R^L, y = z, R = |y|^2 / 2: pixels."""
+
+    lipschitz = 1.0
 
     def labels(self, logits: Tensor) -> Tensor:
         return logits

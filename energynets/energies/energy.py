@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from energynets.energies.domain import Box, Domain
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, ShapeError
 
 
 class Energy(nn.Module, ABC):
@@ -56,8 +57,24 @@ class Energy(nn.Module, ABC):
         """Everything of E but the regulariser: y (B, L) in the domain and a context -> (B,)."""
 
     def condition(self, features: Tensor) -> Any:
-        """All that depends on x: features (B, F) -> the context of the other methods. Default: the features."""
+        """All that depends on x: features (B, F) -> the context of the other methods. Default: the features.
+
+        Any nest of tensors, each with a row a document; where it holds others, `select` must know.
+        """
         return features
+
+    def select(self, context: Any, rows: Tensor) -> Any:
+        """The context of some documents: their positions (b,) int64 in a batch, in any order.
+
+        Default: those rows of every tensor.
+        """
+        sizes = {len(leaf) if leaf.ndim else 0 for leaf in pytree.tree_leaves(context) if isinstance(leaf, Tensor)}
+        if len(sizes) > 1:
+            raise ShapeError(
+                f"{type(self).__name__}.select: the context's tensors have {sorted(sizes)} rows, so which rows are the "
+                "documents' is unclear: override `select`"
+            )
+        return pytree.tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, context)
 
     def initial_logits(self, context: Any) -> Tensor | None:
         """Where inference starts unless told otherwise, (B, L); None means z_0 = 0."""

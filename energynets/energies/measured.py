@@ -116,6 +116,16 @@ class MeasuredEnergy(Energy):
         condition = getattr(self.head, "condition", None)
         return features if condition is None else condition(features)
 
+    def select(self, context: MeasuredContext, rows: Tensor) -> MeasuredContext:
+        """The context of some documents, (b,) int64; an offset that all share stays."""
+        return MeasuredContext(
+            context.unary[rows],
+            context.offset if context.offset.ndim == 1 else context.offset[rows],
+            tuple(gate[rows] for gate in context.gates),
+            None if context.mask is None else context.mask[rows],
+            super().select(context.head, rows),
+        )
+
     def initial_logits(self, context: MeasuredContext) -> Tensor:
         """phi: inference starts at the classifier's answer."""
         return context.unary
@@ -129,7 +139,7 @@ class MeasuredEnergy(Energy):
             m = torch.addmm(context.offset, y, self.measure.T)
         return m if context.mask is None else m * context.mask
 
-    def _adjoint(self, slope: Tensor, context: MeasuredContext) -> Tensor:
+    def adjoint(self, slope: Tensor, context: MeasuredContext) -> Tensor:
         """-phi + s A: what the measurements' slopes s (B, K) mean for y, (B, L)."""
         if context.mask is not None:
             slope = slope * context.mask
@@ -160,7 +170,7 @@ class MeasuredEnergy(Energy):
 
     def gradient(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """-phi + s A: (B, L) -> (B, L), closed form."""
-        return self._adjoint(self.slope(self.measurements(y, context), context), context)
+        return self.adjoint(self.slope(self.measurements(y, context), context), context)
 
     def project(self) -> None:
         """Bring the head's weights back into their set, where it has one (ICNN)."""

@@ -1,5 +1,6 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
+from energynets.inference.anderson import Anderson
 from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
 from energynets.inference.engine import Path, general_path, path
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
@@ -11,11 +12,20 @@ SOLVERS: dict[str, type[Solver]] = {
     "mirror_descent": MirrorDescent,
     "gradient_descent": GradientDescent,
     "projected_gradient": ProjectedGradient,
+    "anderson": Anderson,
 }
+GRADIENTS: dict[str, type[Unroll | Truncated | Implicit]] = {
+    "unroll": Unroll,
+    "truncated": Truncated,
+    "implicit": Implicit,
+}
+"""How training may differentiate inference."""
 
 __all__ = [
+    "GRADIENTS",
     "OBSERVED_LOGIT",
     "SOLVERS",
+    "Anderson",
     "Descent",
     "GradientDescent",
     "GradientMode",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from energynets.energies import Domain, Energy
 from energynets.errors import ConfigError, InferenceError
+from energynets.inference.adaptive import adaptive_descent
 from energynets.inference.engine import iterate_descent, mirror_descent, path, under_transforms
 from energynets.inference.engine.rules import LabelRule, LogitRule
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
@@ -34,9 +35,12 @@ class Descent(Solver):
         momentum: in [0, 1).
         learn_step_sizes: train the T step sizes (as exp of a parameter, so that they stay positive).
         initial: `unary` starts at the energy's `initial_logits`, `uniform` at z_0 = 0.
+        tolerance: a document is done when a mean-field step would move none of its labels by more; 0 takes all steps.
+        line_search: halve each document's step until its energy goes down (Armijo). Like `tolerance` it acts where no
+            graph is kept, under `NoGradient` and in the forward pass of `Implicit`: unrolling takes all T steps whole.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value out of its range, or a line search with momentum.
     """
 
     engine: ClassVar[Callable[..., tuple[Tensor, Tensor | None]] | None] = None
@@ -50,6 +54,8 @@ class Descent(Solver):
         momentum: float = 0.0,
         learn_step_sizes: bool = False,
         initial: str = "unary",
+        tolerance: float = 0.0,
+        line_search: bool = False,
     ) -> None:
         super().__init__(initial=initial)
         sizes = (
@@ -61,8 +67,14 @@ class Descent(Solver):
             raise ConfigError(f"solver.step_size: expected positive values, got {step_size}")
         if not 0 <= momentum < 1:
             raise ConfigError(f"solver.momentum: expected a value in [0, 1), got {momentum}")
+        if not tolerance >= 0:
+            raise ConfigError(f"solver.tolerance: expected 0 or more, got {tolerance}")
+        if line_search and momentum:
+            raise ConfigError("solver.line_search: a step with momentum need not go down however short: set momentum 0")
         self.steps = steps
         self.momentum = momentum
+        self.tolerance = tolerance
+        self.line_search = line_search
         self._fixed_sizes = sizes
         self.log_step_sizes = nn.Parameter(torch.tensor(sizes).log()) if learn_step_sizes else None
 
@@ -80,6 +92,11 @@ class Descent(Solver):
         observed: Observed | None = None,
     ) -> Solution:
         gradient = Unroll() if gradient is None else gradient
+        if isinstance(gradient, Implicit):
+            found = self.run(energy, context, initial, gradient=NoGradient(), observed=observed)
+            return Solution(fixed_point(energy, context, found.logits, gradient, observed), found.steps)
+        if isinstance(gradient, NoGradient) and (self.tolerance or self.line_search):
+            return adaptive_descent(self, energy, context, initial, observed)
         with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
             logits = self._solve(energy, context, initial, gradient, observed)
         return Solution(logits, all_steps(logits, self.steps))
@@ -87,10 +104,6 @@ class Descent(Solver):
     def _solve(
         self, energy: Energy, context: Any, initial: Tensor | None, gradient: GradientMode, observed: Observed | None
     ) -> Tensor:
-        if isinstance(gradient, Implicit):
-            with torch.no_grad():
-                logits = self._solve(energy, context, initial, NoGradient(), observed)
-            return fixed_point(energy, context, logits, gradient, observed)
         fast = self._fast(energy, context, initial, gradient, observed)
         if fast is not None:
             return fast[0]
@@ -167,11 +180,18 @@ class Descent(Solver):
     def _step(
         self, state: State, size: float | Tensor, energy: Energy, context: Any, observed: Observed | None
     ) -> State:
-        iterate, velocity = state
+        labels, gradient = self._slope(state[0], energy, context, observed)
+        return self._move(state, labels, gradient, size, energy)
+
+    def _slope(self, iterate: Tensor, energy: Energy, context: Any, observed: Observed | None) -> tuple[Tensor, Tensor]:
+        """y and dE/dy."""
         labels = self._to_labels(iterate, energy)
         if observed is not None:
             labels = observed.labels(labels)
-        gradient = energy.gradient(labels, context) + energy.tau * self._to_logits(iterate, energy)
+        return labels, energy.gradient(labels, context) + energy.tau * self._to_logits(iterate, energy)
+
+    def _move(self, state: State, labels: Tensor, gradient: Tensor, size: float | Tensor, energy: Energy) -> State:
+        iterate, velocity = state
         update = -size * self._direction(gradient, labels, energy)
         if velocity is not None:
             update = update + self.momentum * velocity
@@ -237,10 +257,18 @@ class GradientDescent(Descent):
         momentum: float = 0.0,
         learn_step_sizes: bool = False,
         initial: str = "unary",
+        tolerance: float = 0.0,
+        line_search: bool = False,
         memory: int | None = None,
     ) -> None:
         super().__init__(
-            steps, step_size=step_size, momentum=momentum, learn_step_sizes=learn_step_sizes, initial=initial
+            steps,
+            step_size=step_size,
+            momentum=momentum,
+            learn_step_sizes=learn_step_sizes,
+            initial=initial,
+            tolerance=tolerance,
+            line_search=line_search,
         )
         self.memory = _checked_memory(memory)
 
@@ -276,11 +304,19 @@ class ProjectedGradient(Descent):
         momentum: float = 0.0,
         learn_step_sizes: bool = False,
         initial: str = "unary",
+        tolerance: float = 0.0,
+        line_search: bool = False,
         margin: float = 0.02,
         memory: int | None = None,
     ) -> None:
         super().__init__(
-            steps, step_size=step_size, momentum=momentum, learn_step_sizes=learn_step_sizes, initial=initial
+            steps,
+            step_size=step_size,
+            momentum=momentum,
+            learn_step_sizes=learn_step_sizes,
+            initial=initial,
+            tolerance=tolerance,
+            line_search=line_search,
         )
         if not 0 < margin < 0.5:
             raise ConfigError(f"solver.margin: expected a value in (0, 0.5), got {margin}")

@@ -12,7 +12,7 @@ from energynets.energies import Energy
 from energynets.inference.descent import MirrorDescent
 from energynets.inference.gradient import GradientMode
 from energynets.inference.observed import Observed, observe
-from energynets.inference.solver import Solver
+from energynets.inference.solver import Solver, residual
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def infer(
     *,
     solver: Solver | None = None,
     gradient: GradientMode | None = None,
-    initial: Tensor | None = None,
+    initial: Tensor | InferenceResult | None = None,
     observed: Observed | None = None,
     tolerance: float = 1e-3,
     trace: bool = False,
@@ -69,7 +69,7 @@ def infer(
         context: `energy.condition(features)`, computed once per x.
         solver: default `MirrorDescent()`.
         gradient: how gradients flow: `Unroll()` (default), `Truncated(k)`, `Implicit()` or `NoGradient()`.
-        initial: logits z_0 (B, L); default: the solver's start.
+        initial: logits z_0 (B, L), or an earlier result to go on from; default: the solver's start.
         observed: labels that are known and stay.
         tolerance: largest change of a label that counts as converged.
         trace: record energies and gradient norms, at the cost of T + 1 further evaluations of each.
@@ -90,6 +90,8 @@ def infer(
         torch.Size([3, 5])
     """
     solver = MirrorDescent() if solver is None else solver
+    if isinstance(initial, InferenceResult):
+        initial = initial.logits.detach()
     logits, steps = solver.run(energy, context, initial, gradient=gradient, observed=observed)
     y = energy.domain.labels(logits)
     observed = observe(observed, energy, logits)
@@ -98,9 +100,7 @@ def infer(
     with torch.no_grad():
         final = energy(logits, context)
         slope = _slope(energy, logits, y, context, observed)
-        # One step of size 1 / tau, the mean-field update: what a fixed point maps to itself.
-        moved = energy.domain.labels(logits - slope / energy.tau)
-        converged = (moved - energy.domain.labels(logits)).abs().amax(-1) <= tolerance
+        converged = residual(energy, logits, slope) <= tolerance
         finite = logits.isfinite().all(-1) & final.isfinite()
         record = None
         if trace:

@@ -54,6 +54,10 @@ class Observed(NamedTuple):
                 raise ShapeError("observed: expected one category of each known variable to be 1")
         return Observed(values.to(like.dtype), mask)
 
+    def select(self, rows: Tensor) -> Observed:
+        """Those of some documents, (b,) int64."""
+        return Observed(self.values[rows], self.mask[rows])
+
     def labels(self, y: Tensor) -> Tensor:
         """y with the known labels in their places."""
         return torch.where(self.mask, self.values, y)

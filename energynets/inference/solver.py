@@ -135,6 +135,21 @@ class Solver(nn.Module, ABC):
         return reference.new_zeros(len(reference), energy.num_labels)
 
 
+def residual(energy: Energy, logits: Tensor, slope: Tensor) -> Tensor:
+    """How far the mean-field step, z - dE/dy / tau, moves any label: 0 at a fixed point.
+
+    Args:
+        energy: what is minimised.
+        logits: z (B, L).
+        slope: dE/dy at y(z), (B, L), 0 where a label is known.
+
+    Returns:
+        (B,).
+    """
+    moved = energy.domain.labels(logits - slope / energy.tau) - energy.domain.labels(logits)
+    return moved.abs().amax(-1)
+
+
 def all_steps(logits: Tensor, steps: int) -> Tensor:
     """The same number of steps for every example, (B,) int64."""
     return torch.full((len(logits),), steps, dtype=torch.int64, device=logits.device)

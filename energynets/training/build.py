@@ -16,7 +16,7 @@ from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
 from energynets.errors import ConfigError, DataError
 from energynets.features import FEATURES
-from energynets.inference import SOLVERS
+from energynets.inference import GRADIENTS, SOLVERS
 from energynets.models import Classifier, EnergyNetwork
 
 if TYPE_CHECKING:
@@ -144,7 +144,9 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         baseline = Classifier(features, sizes.labels, bias=settings.energy.bias)
         energy = ENERGIES[settings.energy.kind](features.num_features, sizes.labels, **_arguments(settings.energy))
         energy.unary.load_state_dict(baseline.unary.state_dict())
-        return EnergyNetwork(features, energy, SOLVERS[settings.solver.kind](**_arguments(settings.solver)))
+        solver = SOLVERS[settings.solver.kind](**_arguments(settings.solver))
+        gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
+        return EnergyNetwork(features, energy, solver, gradient)
 
 
 def kind_label(experiment: Experiment) -> str:

@@ -207,7 +207,7 @@ class Loop:
         what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
         knobs = [f"training.stages.{number}.optimizer.learning_rate (now {stage.optimizer.learning_rate:g})"]
         if hasattr(self.model, "solver"):
-            knobs.append("model.solver.step_size")
+            knobs.append("model.solver.mixing" if hasattr(self.model.solver, "mixing") else "model.solver.step_size")
         clip = stage.optimizer.clip_norm
         knobs.append(f"training.stages.{number}.optimizer.clip_norm" + (f" (now {clip:g})" if clip else ", e.g. to 1"))
         paths = self.folder.checkpoints.paths()

@@ -54,6 +54,13 @@ class EnergyContract:
         values = [p.detach().clone().requires_grad_() for p in energy.parameters()]
         assert torch.autograd.gradcheck(gradient, (y.requires_grad_(), features.requires_grad_(), *values))
 
+    def test_selected_context_is_that_of_those_documents(self, energy, features, y):
+        rows = torch.tensor([2, 0])
+        context = energy.condition(features)
+        selected = energy.select(context, rows)
+        torch.testing.assert_close(energy.potential(y[rows], selected), energy.potential(y, context)[rows])
+        torch.testing.assert_close(energy.gradient(y[rows], selected), energy.gradient(y, context)[rows])
+
     def test_empty_batch(self, energy, features):
         context = energy.condition(features[:0])
         assert energy(torch.zeros(0, L, dtype=torch.float64), context).shape == (0,)

@@ -4,7 +4,7 @@
 oracle of this one.
 """
 
-from energynets.inference.engine.path import Path, general_path, path, under_transforms
+from energynets.inference.engine.path import Path, general_path, path, under_transforms, unmeasured
 from energynets.inference.engine.solve import iterate_descent, mirror_descent
 
-__all__ = ["Path", "general_path", "iterate_descent", "mirror_descent", "path", "under_transforms"]
+__all__ = ["Path", "general_path", "iterate_descent", "mirror_descent", "path", "under_transforms", "unmeasured"]

@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 
 # What the engine computes in closed form itself: an energy that brings its own version of one of these is not measured
 # as the engine thinks it is.
-_CLOSED_FORM = ("condition", "potential", "gradient", "measurements", "slope", "forward", "initial_logits")
+_CLOSED_FORM = ("condition", "potential", "gradient", "measurements", "adjoint", "slope", "forward", "initial_logits")
 # The same of a solver's step.
-_STEP = ("_step", "_direction", "_from_logits", "_to_logits", "_to_labels", "_project", "_observed_logits")
+_STEP = (
+    "_step",
+    "_slope",
+    "_move",
+    "_direction",
+    "_from_logits",
+    "_to_logits",
+    "_to_labels",
+    "_project",
+    "_observed_logits",
+)
 _general_only: ContextVar[bool] = ContextVar("general_path", default=False)
 
 
@@ -76,13 +86,9 @@ def path(energy: Energy, solver: Solver) -> Path:
 
     if _general_only.get():
         return Path(False, "general_path() asks for it")
-    kind = type(energy)
-    if not isinstance(energy, MeasuredEnergy):
-        return Path(False, f"{kind.__name__} is no MeasuredEnergy: its gradient comes from autograd, step by step")
-    own = [name for name in _CLOSED_FORM if getattr(kind, name) is not getattr(MeasuredEnergy, name)]
-    own += [name for name in _CLOSED_FORM if name in vars(energy)]
-    if own:
-        return Path(False, f"{kind.__name__} brings its own `{own[0]}`, which the closed form knows nothing of")
+    if reason := unmeasured(energy):
+        return Path(False, reason)
+    assert isinstance(energy, MeasuredEnergy)
     method = type(solver)
     if not isinstance(solver, Descent) or solver.engine is None:
         return Path(False, f"{method.__name__} has no closed-form backward: its operations are differentiated")
@@ -103,6 +109,16 @@ def _operations(energy: MeasuredEnergy) -> str:
 def _iterates(solver: GradientDescent | ProjectedGradient) -> str:
     kept = "all" if solver.memory is None else f"{min(solver.memory, solver.steps)} of"
     return f"torch operations, {kept} {solver.steps} iterates kept"
+
+
+def unmeasured(energy: Energy) -> str | None:
+    """Why an energy is not the closed form E = -<phi, y> + h(y A^T + a0) + tau R(y), or None where it is."""
+    kind = type(energy)
+    if not isinstance(energy, MeasuredEnergy):
+        return f"{kind.__name__} is no MeasuredEnergy: its gradient comes from autograd, step by step"
+    own = [name for name in _CLOSED_FORM if getattr(kind, name) is not getattr(MeasuredEnergy, name)]
+    own += [name for name in _CLOSED_FORM if name in vars(energy)]
+    return f"{kind.__name__} brings its own `{own[0]}`, which the closed form knows nothing of" if own else None
 
 
 def under_transforms() -> bool:
