@@ -1,6 +1,7 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
 from energynets.inference.anderson import Anderson
+from energynets.inference.certificate import NO_CERTIFICATE, certificate
 from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
 from energynets.inference.engine import Path, general_path, path
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
@@ -23,6 +24,7 @@ GRADIENTS: dict[str, type[Unroll | Truncated | Implicit]] = {
 
 __all__ = [
     "GRADIENTS",
+    "NO_CERTIFICATE",
     "OBSERVED_LOGIT",
     "SOLVERS",
     "Anderson",
@@ -42,6 +44,7 @@ __all__ = [
     "Trace",
     "Truncated",
     "Unroll",
+    "certificate",
     "general_path",
     "infer",
     "path",
