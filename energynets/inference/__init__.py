@@ -1,6 +1,7 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
 from energynets.inference.anderson import Anderson
+from energynets.inference.bundle_entropy import BundleEntropy
 from energynets.inference.certificate import NO_CERTIFICATE, certificate
 from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
 from energynets.inference.engine import Path, general_path, path
@@ -14,6 +15,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "gradient_descent": GradientDescent,
     "projected_gradient": ProjectedGradient,
     "anderson": Anderson,
+    "bundle_entropy": BundleEntropy,
 }
 GRADIENTS: dict[str, type[Unroll | Truncated | Implicit]] = {
     "unroll": Unroll,
@@ -28,6 +30,7 @@ __all__ = [
     "OBSERVED_LOGIT",
     "SOLVERS",
     "Anderson",
+    "BundleEntropy",
     "Descent",
     "GradientDescent",
     "GradientMode",

@@ -103,7 +103,7 @@ def infer(
     solver = MirrorDescent() if solver is None else solver
     if isinstance(initial, InferenceResult):
         initial = initial.logits.detach()
-    logits, steps = solver.run(energy, context, initial, gradient=gradient, observed=observed)
+    logits, steps, gap = solver.run(energy, context, initial, gradient=gradient, observed=observed)
     y = energy.domain.labels(logits)
     observed = observe(observed, energy, logits)
     if observed is not None:
@@ -114,6 +114,8 @@ def infer(
         converged = residual(energy, logits, slope) <= tolerance
         finite = logits.isfinite().all(-1) & final.isfinite()
         bound = certificate_of_slope(energy, logits, slope, context, observed) if energy.convex else None
+        if bound is not None and gap is not None:
+            bound = torch.fmin(bound, gap)
         record = None
         if trace:
             iterates = list(solver.trajectory(energy, context, initial, observed=observed))
