@@ -41,7 +41,8 @@ class InferenceResult:
         converged: whether a mean-field step from here would move no label by more than the tolerance, (B,) bool.
         finite: whether logits and energy are finite, (B,) bool.
         trace: energies and gradient norms of every step, where asked for.
-        certificate: for a convex energy, an upper bound on E(y) - min E, (B,), see `inference.certificate`; else None.
+        certificate: for a convex energy, an upper bound on E(y) - min E, (B,): that of `inference.certificate`, or the
+            solver's own where it knows a smaller one; else None.
     """
 
     y: Tensor
