@@ -19,6 +19,7 @@ _ROOMS = {
         "GradientDescent",
         "ProjectedGradient",
         "Anderson",
+        "BundleEntropy",
         "Unroll",
         "Truncated",
         "Implicit",

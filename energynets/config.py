@@ -17,6 +17,7 @@ from energynets.config_models import (
     AndersonConfig,
     BagOfWordsConfig,
     BayesModel,
+    BundleEntropyConfig,
     ClassifierModel,
     EnergyConfig,
     EnergyModel,
@@ -49,6 +50,7 @@ __all__ = [
     "AndersonConfig",
     "BagOfWordsConfig",
     "BayesModel",
+    "BundleEntropyConfig",
     "ClassifierModel",
     "Data",
     "EndToEndConfig",
@@ -194,6 +196,9 @@ class Experiment(Section):
             raise ValueError(
                 "objective.steps: all needs steps, and model.gradient implicit knows the last alone: use unroll"
             )
+        bundle = isinstance(self.model, EnergyModel) and isinstance(self.model.solver, BundleEntropyConfig)
+        if bundle and self.objective.steps == "all":
+            raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(

@@ -178,8 +178,18 @@ class AndersonConfig(Section):
     initial: Literal["unary", "uniform"] = Field(default="unary", description="z_0: the unary logits, or 0")
 
 
+class BundleEntropyConfig(Section):
+    """The bundle entropy method: tangents of a convex energy and the entropy itself (Amos et al. 2017)."""
+
+    kind: Literal["bundle_entropy"] = "bundle_entropy"
+    steps: int = Field(default=30, ge=0, description="T, the most tangents that a document takes")
+    tolerance: Above0 = Field(default=1e-6, description="a document is done once E(y) - min E is at most this")
+    initial: Literal["unary", "uniform"] = Field(default="unary", description="z_0: the unary logits, or 0")
+
+
 SolverConfig = Annotated[
-    MirrorDescentConfig | GradientDescentConfig | ProjectedGradientConfig | AndersonConfig, Field(discriminator="kind")
+    MirrorDescentConfig | GradientDescentConfig | ProjectedGradientConfig | AndersonConfig | BundleEntropyConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -225,6 +235,17 @@ class EnergyModel(Section):
     energy: EnergyConfig = Field(description="(f, y) -> E")
     solver: SolverConfig = Field(default=MirrorDescentConfig(), description="E -> y")
     gradient: GradientConfig = Field(default=UnrollConfig(), description="how training differentiates inference")
+
+    @model_validator(mode="after")
+    def _bundles_fit(self) -> Self:
+        if isinstance(self.solver, BundleEntropyConfig):
+            if not isinstance(self.energy, ICNNConfig):
+                raise ValueError(
+                    "solver: bundle_entropy needs a convex energy: use energy.kind icnn, or another solver"
+                )
+            if isinstance(self.gradient, TruncatedConfig):
+                raise ValueError("gradient: bundle_entropy has no last steps to differentiate: use unroll or implicit")
+        return self
 
     @model_validator(mode="after")
     def _step_sizes_can_learn(self) -> Self:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from energynets.errors import ConfigError
-from energynets.inference import Implicit
+from energynets.inference import BundleEntropy, Implicit
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
 
@@ -143,9 +143,9 @@ def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result is held until the count is taken: a freed storage could lend its identity to another.
         context = condition(features)
-        if isinstance(gradient, Implicit):
-            start = solver.start(model.energy, context)
-            result = fixed_point(model.energy, context, start, gradient, None)
+        if isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy):
+            mode = gradient if isinstance(gradient, Implicit) else Implicit()
+            result = fixed_point(model.energy, context, solver.start(model.energy, context), mode, None)
         else:
             result = solver.solve(model.energy, context, gradient=gradient)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -233,6 +233,36 @@ def test_train_evaluate_predict(config: Path, tmp_path: Path, capsys: pytest.Cap
     assert "cannot read" in fails(capsys, "predict", str(run), str(tmp_path / "nowhere.txt"))
 
 
+@pytest.mark.parametrize("energy", ["icnn", "spen"])
+def test_evaluate_and_predict_show_the_certificate_or_the_sentence(
+    energy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run, text = tmp_path / "energy.yaml", tmp_path / "run", tmp_path / "new.txt"
+    model = {"kind": "energy_network", "features": SMALL["model"]["features"], "energy": {"kind": energy}}
+    stages = {"stages": [{"name": "energy", "epochs": 1}]}
+    path.write_text(Experiment.from_tree(SMALL | {"model": model, "training": stages}).to_yaml())
+    assert main(["train", str(path), "--folder", str(run), "--quiet"]) == 0
+    text.write_text("w00012 w00013\nw00014\n")
+    capsys.readouterr()
+
+    def output(*arguments: str) -> str:
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out
+
+    shown = output("evaluate", str(run)).splitlines()[-1]
+    found = json.loads(output("evaluate", str(run), "--json"))["certificate"]
+    lines = output("predict", str(run), str(text), "--top", "1").splitlines()
+    rows = [json.loads(line)["certificate"] for line in output("predict", str(run), str(text), "--json").splitlines()]
+    if energy == "spen":
+        sentence = "no certificate: not convex"
+        assert shown.strip() == found == sentence
+        assert [line.split("\t")[2] for line in lines] == rows == [sentence, sentence]
+    else:
+        assert shown.endswith(f"mean {found['mean']:.2e}  median {found['median']:.2e}  max {found['max']:.2e}")
+        assert 0 < found["median"] <= found["max"] < 1
+        assert [line.split("\t")[2] for line in lines] == [f"certificate {row:.2e}" for row in rows]
+
+
 def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tokenizers")
     folder = tmp_path / "planted"

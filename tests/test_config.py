@@ -88,7 +88,10 @@ def refuse(*overrides: str, tree: dict[str, Any] = VALID) -> str:
             "model.features.windows=[2, wide]",
             "file.yaml: model.features.windows.1: expected a whole number, got 'wide'",
         ),
-        ("model.solver={step_size: [1, 2]}", "model.solver.kind: missing; one of anderson, gradient_descent,"),
+        (
+            "model.solver={step_size: [1, 2]}",
+            "model.solver.kind: missing; one of anderson, bundle_entropy, gradient_descent,",
+        ),
         (
             "model.solver.step_size=big",
             "model.solver.step_size: expected a number above 0, or a list of them, got 'big'",

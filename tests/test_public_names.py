@@ -12,6 +12,7 @@ import energynets
 NAMES = [
     "Anderson",
     "BagOfWords",
+    "BundleEntropy",
     "Classifier",
     "EndToEnd",
     "Energy",

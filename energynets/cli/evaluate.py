@@ -17,6 +17,8 @@ def evaluate(
 ) -> None:
     """Measure a finished run on a split of its data, with the threshold it chose on validation.
 
+    For an energy network, also how far its answers are from the minimum at most, where the energy is convex.
+
     Example: energynets evaluate runs/spen --split validation
     """
     from energynets.data.dataset import SPLITS
@@ -24,16 +26,30 @@ def evaluate(
 
     if split not in SPLITS:
         raise ConfigError(f"--split: unknown split {split!r}{nearest(split, SPLITS)}")
+    from energynets.cli.certificates import Certificates
     from energynets.cli.progress import Display
     from energynets.training import evaluate as measure
     from energynets.training import load_run
 
     trained = load_run(run)
     with Display("loss", quiet=quiet) as display:
-        metrics = measure(trained, split=split, on_batch=lambda done, total: display.scoring(split, done, total))
+        certificates = Certificates()
+        metrics = measure(
+            trained,
+            split=split,
+            on_batch=lambda done, total: display.scoring(split, done, total),
+            on_inference=certificates,
+        )
+    summary = certificates.summary()
     if as_json:
-        print_json({"run": str(run), "split": split, "threshold": trained.threshold, "metrics": metrics})
+        row = {"run": str(run), "split": split, "threshold": trained.threshold, "metrics": metrics}
+        print_json(row | ({"certificate": summary or certificates.note} if summary or certificates.note else {}))
         return
     typer.echo(f"{trained.experiment.name} on {split}, threshold {trained.threshold:.4f}")
     for line in metric_lines(metrics):
         typer.echo(f"  {line}")
+    if summary is not None:
+        numbers = "  ".join(f"{name} {value:.2e}" for name, value in summary.items())
+        typer.echo(f"  certificate, E(y) - min E at most: {numbers}")
+    elif certificates.note is not None:
+        typer.echo(f"  {certificates.note}")

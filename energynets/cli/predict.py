@@ -34,20 +34,29 @@ def predict(
 ) -> None:
     """Print the most probable labels of new documents; * marks those above the run's threshold.
 
+    For an energy network, also each document's certificate: E(y) - min E is at most that, where the energy is convex.
+
     Example: echo "wheat exports rise" | energynets predict runs/reuters-spen - --top 3
     """
+    from energynets.cli.certificates import Certificates
     from energynets.training import load_run
     from energynets.training import predict as score
 
     trained = load_run(run)
     inputs = _read(trained, source, file_format)
-    scores = score(trained, inputs, top=top)
+    certificates = Certificates()
+    scores = score(trained, inputs, top=top, on_inference=certificates)
     for number, found in enumerate(_documents(trained, scores)):
         if as_json:
-            typer.echo(json.dumps({"document": number, "labels": found}, ensure_ascii=False))
+            row: dict[str, Any] = {"document": number, "labels": found}
+            if certificates.values:
+                row["certificate"] = certificates.values[number]
+            elif certificates.note is not None:
+                row["certificate"] = certificates.note
+            typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             labels = (f"{label['name']} {label['score']:.3f}{'*' if label['predicted'] else ''}" for label in found)
-            typer.echo(f"{number + 1}\t" + "  ".join(labels))
+            typer.echo("\t".join(filter(None, (str(number + 1), "  ".join(labels), certificates.of(number)))))
 
 
 def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:

@@ -59,6 +59,20 @@ class Domain(ABC):
     def project(self, labels: Tensor, margin: float) -> Tensor:
         """The nearest point of the domain to y, `margin` away from its boundary: (B, L) -> (B, L)."""
 
+    @abstractmethod
+    def gap(self, logits: Tensor, gradient: Tensor, slack: Tensor, tau: float | Tensor) -> Tensor:
+        """A bound on max over y' of <g, y(z) - y'> - tau D(y', y(z)), D the divergence of R, for all g near `gradient`.
+
+        Args:
+            logits: z (B, L).
+            gradient: (B, L).
+            slack: how far each g_i may be from it, (B, L).
+            tau: weight of R, > 0.
+
+        Returns:
+            (B,), the sum over labels, or groups of them, of the smallest of the bounds at hand.
+        """
+
     def check(self, num_labels: int) -> None:  # noqa: B027 - most domains take any L
         """Raise `ShapeError` where L numbers cannot be of this domain."""
 
@@ -83,6 +97,12 @@ class Box(Domain):
 
     def project(self, labels: Tensor, margin: float) -> Tensor:
         return labels.clamp(margin, 1 - margin)
+
+    def gap(self, logits: Tensor, gradient: Tensor, slack: Tensor, tau: float | Tensor) -> Tensor:
+        # 1 - y as sigmoid(-z): the subtraction is 0 from z = 17 on in float32, where g (1 - y) is not.
+        y, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
+        linear = torch.maximum((gradient + slack) * y, (slack - gradient) * rest)
+        return _smallest(linear, gradient.abs() + slack, y * rest, tau)
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,14 @@ class Simplex(Domain):
         active = (ordered > excess).sum(-1, keepdim=True)
         return ((y - margin - excess.gather(-1, active - 1)).clamp(min=0) + margin).flatten(-2)
 
+    def gap(self, logits: Tensor, gradient: Tensor, slack: Tensor, tau: float | Tensor) -> Tensor:
+        y, above = torch.softmax(self._groups(logits), -1), self._groups(gradient)
+        above = above - above.amin(-1, keepdim=True)
+        doubt = 2 * self._groups(slack).amax(-1)
+        mean, size = (y * above).sum(-1), above.amax(-1) + doubt
+        deviation = (y * (above - mean.unsqueeze(-1)).square()).sum(-1).sqrt() + doubt
+        return _smallest(mean + doubt, size, (deviation / size).square().nan_to_num(nan=0), tau)
+
 
 @dataclass(frozen=True)
 class Euclidean(Domain):
@@ -150,3 +178,21 @@ class Euclidean(Domain):
 
     def project(self, labels: Tensor, margin: float) -> Tensor:
         return labels
+
+    def gap(self, logits: Tensor, gradient: Tensor, slack: Tensor, tau: float | Tensor) -> Tensor:
+        return (gradient.abs() + slack).square().sum(-1) / (2 * tau)
+
+
+def _smallest(linear: Tensor, size: Tensor, variance: Tensor, tau: float | Tensor) -> Tensor:
+    """Sum of the smallest of three bounds on psi = tau log E exp(-(g - E g) / tau), g a random number under y.
+
+    Args:
+        linear: E g - min g, the Frank-Wolfe gap.
+        size: max g - min g: psi <= size^2 / (8 tau) (Hoeffding's lemma, the strong convexity of R).
+        variance: of g, in units of size^2: psi'' at t is the variance under y tilted by exp(-t g / tau), which is at
+            most exp(t size / tau) times that under y. Near the minimum the tightest, by far where y is nearly certain.
+        tau: weight of R.
+    """
+    squared = size.square() / tau
+    certain = variance * squared / 2 * (size / tau).exp()  # 0 times infinity where far from it: fmin skips it
+    return torch.fmin(torch.minimum(linear, squared / 8), certain).sum(-1)

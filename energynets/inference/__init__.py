@@ -1,6 +1,8 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
 from energynets.inference.anderson import Anderson
+from energynets.inference.bundle_entropy import BundleEntropy
+from energynets.inference.certificate import NO_CERTIFICATE, certificate
 from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
 from energynets.inference.engine import Path, general_path, path
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
@@ -13,6 +15,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "gradient_descent": GradientDescent,
     "projected_gradient": ProjectedGradient,
     "anderson": Anderson,
+    "bundle_entropy": BundleEntropy,
 }
 GRADIENTS: dict[str, type[Unroll | Truncated | Implicit]] = {
     "unroll": Unroll,
@@ -23,9 +26,11 @@ GRADIENTS: dict[str, type[Unroll | Truncated | Implicit]] = {
 
 __all__ = [
     "GRADIENTS",
+    "NO_CERTIFICATE",
     "OBSERVED_LOGIT",
     "SOLVERS",
     "Anderson",
+    "BundleEntropy",
     "Descent",
     "GradientDescent",
     "GradientMode",
@@ -42,6 +47,7 @@ __all__ = [
     "Trace",
     "Truncated",
     "Unroll",
+    "certificate",
     "general_path",
     "infer",
     "path",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Energy
+from energynets.inference.certificate import NO_CERTIFICATE, certificate_of_slope
 from energynets.inference.descent import MirrorDescent
 from energynets.inference.gradient import GradientMode
 from energynets.inference.observed import Observed, observe
@@ -40,6 +41,8 @@ class InferenceResult:
         converged: whether a mean-field step from here would move no label by more than the tolerance, (B,) bool.
         finite: whether logits and energy are finite, (B,) bool.
         trace: energies and gradient norms of every step, where asked for.
+        certificate: for a convex energy, an upper bound on E(y) - min E, (B,): that of `inference.certificate`, or the
+            solver's own where it knows a smaller one; else None.
     """
 
     y: Tensor
@@ -49,6 +52,15 @@ class InferenceResult:
     converged: Tensor
     finite: Tensor
     trace: Trace | None = None
+    certificate: Tensor | None = None
+
+    @property
+    def certificate_note(self) -> str:
+        """The certificate in words: the largest of the batch, or that there is none and why."""
+        if self.certificate is None:
+            return NO_CERTIFICATE
+        largest = float(self.certificate.max()) if len(self.certificate) else 0.0
+        return f"E(y) - min E <= {largest:.2e}"
 
 
 def infer(
@@ -92,7 +104,7 @@ def infer(
     solver = MirrorDescent() if solver is None else solver
     if isinstance(initial, InferenceResult):
         initial = initial.logits.detach()
-    logits, steps = solver.run(energy, context, initial, gradient=gradient, observed=observed)
+    logits, steps, gap = solver.run(energy, context, initial, gradient=gradient, observed=observed)
     y = energy.domain.labels(logits)
     observed = observe(observed, energy, logits)
     if observed is not None:
@@ -102,6 +114,9 @@ def infer(
         slope = _slope(energy, logits, y, context, observed)
         converged = residual(energy, logits, slope) <= tolerance
         finite = logits.isfinite().all(-1) & final.isfinite()
+        bound = certificate_of_slope(energy, logits, slope, context, observed) if energy.convex else None
+        if bound is not None and gap is not None:
+            bound = torch.fmin(bound, gap)
         record = None
         if trace:
             iterates = list(solver.trajectory(energy, context, initial, observed=observed))
@@ -109,7 +124,7 @@ def infer(
                 torch.stack([energy(iterate, context) for iterate in iterates]),
                 torch.stack([_norm(energy, iterate, context, observed) for iterate in iterates]),
             )
-    return InferenceResult(y, logits, final, steps, converged, finite, record)
+    return InferenceResult(y, logits, final, steps, converged, finite, record, bound)
 
 
 def _slope(energy: Energy, logits: Tensor, y: Tensor, context: Any, observed: Observed | None) -> Tensor:

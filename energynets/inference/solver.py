@@ -24,10 +24,12 @@ class Solution(NamedTuple):
     Args:
         logits: z (B, L); carries gradients as the gradient mode says.
         steps: steps that each example took, (B,) int64.
+        gap: what E(y) - min E is at most, (B,), where the solver itself knows.
     """
 
     logits: Tensor
     steps: Tensor
+    gap: Tensor | None = None
 
 
 class Solver(nn.Module, ABC):

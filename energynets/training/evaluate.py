@@ -13,7 +13,7 @@ from torch import nn
 from energynets.data.dataset import MultiLabelDataset
 from energynets.errors import ConfigError, nearest
 from energynets.metrics import TopScores, choose_threshold, evaluate_scores, inverse_propensity
-from energynets.training.score import OnBatch, score
+from energynets.training.score import OnBatch, OnInference, score
 
 if TYPE_CHECKING:
     from energynets.config import Evaluation
@@ -93,6 +93,7 @@ def evaluate(
     device: str | None = None,
     loss: str = "bce",
     on_batch: OnBatch | None = None,
+    on_inference: OnInference | None = None,
 ) -> dict[str, float]:
     """Metrics of a run or a model on one split.
 
@@ -111,6 +112,7 @@ def evaluate(
         device: None is where the model is.
         loss: what the model was trained with; "softmax" gives probabilities over labels (a model's; a run has its own).
         on_batch: called with (documents done, N).
+        on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
 
     Returns:
         metric -> value, fractions in [0, 1] (see `metric_names`).
@@ -138,5 +140,5 @@ def evaluate(
     if threshold is None and len(dataset.splits.get("validation", ())):
         validation = dataset.split("validation")
         threshold = measures.threshold(score(model, validation, **scoring), validation.labels)
-    scores = score(model, documents, **scoring, on_batch=on_batch)
+    scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference)
     return measures.metrics(scores, documents.labels, FIXED_THRESHOLD if threshold is None else threshold)

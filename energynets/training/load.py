@@ -19,7 +19,7 @@ from energynets.training.build import BuiltData, Sizes, build_dataset, build_mod
 from energynets.training.checkpoint import load_weights, read_file
 from energynets.training.machine import resolve_device
 from energynets.training.run import RunFolder, RunResult
-from energynets.training.score import score
+from energynets.training.score import OnInference, score
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -100,6 +100,7 @@ def predict(
     *,
     top: int = 5,
     batch_size: int = 256,
+    on_inference: OnInference | None = None,
 ) -> TopScores:
     """The `top` most probable labels of new documents.
 
@@ -108,6 +109,7 @@ def predict(
         inputs: N raw documents of the kind the run was trained on (a list of texts will do).
         top: labels kept of each document.
         batch_size: documents at once.
+        on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
 
     Returns:
         TopScores with indices (N, top) and values (N, top); `run.label_name` names them, and those above
@@ -119,4 +121,4 @@ def predict(
         inputs = TextDocuments(tuple(inputs))
     labels = csr_array((num_rows(inputs), run.result.data["labels"]), dtype=np.float32)
     documents = Documents(run.preparation.apply(inputs), labels)
-    return score(run.model, documents, k=top, batch_size=batch_size, loss=run.loss)
+    return score(run.model, documents, k=top, batch_size=batch_size, loss=run.loss, on_inference=on_inference)

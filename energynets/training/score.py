@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents
 from energynets.errors import InferenceError
+from energynets.inference import InferenceResult
 from energynets.metrics import TopScores
+from energynets.models import EnergyNetwork
 from energynets.objectives.losses import probabilities
 from energynets.training.machine import synchronize
 
 OnBatch = Callable[[int, int], None]
+OnInference = Callable[[InferenceResult], None]
 
 
 def score(
@@ -31,6 +34,7 @@ def score(
     loss: str = "bce",
     features: Tensor | None = None,
     on_batch: OnBatch | None = None,
+    on_inference: OnInference | None = None,
     seconds: list[float] | None = None,
 ) -> TopScores:
     """The k largest probabilities of each document, with their labels.
@@ -44,6 +48,7 @@ def score(
         loss: "softmax" makes probabilities over labels, any other one for each label.
         features: (N, F) cached features of the documents, instead of their inputs.
         on_batch: called with (documents done, N).
+        on_inference: called with the `InferenceResult` of each batch, where the model is an energy network.
         seconds: gets the seconds per document of each batch appended: transfer to the device, forward and top k.
 
     Returns:
@@ -64,7 +69,13 @@ def score(
         with torch.no_grad():
             for batch in batches(documents, batch_size, features=features):
                 began = time.perf_counter()
-                logits_BL = model(batch.inputs.to(device))
+                inputs = batch.inputs.to(device)
+                if on_inference is not None and isinstance(model, EnergyNetwork):
+                    result = model.infer(inputs)
+                    on_inference(result)
+                    logits_BL = result.logits
+                else:
+                    logits_BL = model(inputs)
                 indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
                 indices, values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
                 synchronize(device)

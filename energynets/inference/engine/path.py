@@ -82,6 +82,7 @@ def path(energy: Energy, solver: Solver) -> Path:
         >>> path(SPEN(8, 5), MirrorDescent()).fast
         True
     """
+    from energynets.inference.bundle_entropy import BundleEntropy
     from energynets.inference.descent import Descent, GradientDescent, ProjectedGradient
 
     if _general_only.get():
@@ -89,6 +90,8 @@ def path(energy: Energy, solver: Solver) -> Path:
     if reason := unmeasured(energy):
         return Path(False, reason)
     assert isinstance(energy, MeasuredEnergy)
+    if isinstance(solver, BundleEntropy):
+        return Path(False, "BundleEntropy differentiates the minimum and not the way there: no step has a backward")
     method = type(solver)
     if not isinstance(solver, Descent) or solver.engine is None:
         return Path(False, f"{method.__name__} has no closed-form backward: its operations are differentiated")
