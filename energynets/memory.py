@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from energynets.errors import ConfigError
 from energynets.inference import BundleEntropy, Implicit
+from energynets.inference.engine.fused import LARGEST
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from energynets.training.build import Sizes
 
 # Numbers that an optimiser keeps of each weight; torch's sgd keeps one where it has momentum.
+_Module = TypeVar("_Module", bound=nn.Module)
 _STATE_NUMBERS = {"adam": 2, "adamw": 2}
 # First part of a weight's name within its feature network -> what tables call it; others keep their name.
 _PARTS = {"first": "hidden layers", "rest": "hidden layers"}
@@ -127,10 +130,13 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
 
 def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
     """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out."""
-    device = next(model.parameters()).device
+    energy, solver, gradient = model.energy, model.solver, model.gradient
+    at_minimum = isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy)
+    if not at_minimum:
+        energy, solver = _tangible(energy), _tangible(solver)
     width: int = model.features.num_features  # type: ignore[assignment]
-    features = torch.empty(batch_size, width, device=device)
-    known = {_storage(tensor) for tensor in (*model.parameters(), features)}
+    features = torch.empty(batch_size, width, device=next(energy.parameters()).device)
+    known = {_storage(tensor) for tensor in (*energy.parameters(), *solver.parameters(), features)}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -138,19 +144,31 @@ def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
             kept[_storage(tensor)] = tensor
         return tensor
 
-    solver, gradient = model.solver, model.gradient
-    condition: Callable[[Tensor], object] = model.energy.condition
+    condition: Callable[[Tensor], object] = energy.condition
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result is held until the count is taken: a freed storage could lend its identity to another.
         context = condition(features)
-        if isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy):
+        if at_minimum:
             mode = gradient if isinstance(gradient, Implicit) else Implicit()
-            result = fixed_point(model.energy, context, solver.start(model.energy, context), mode, None)
+            result = fixed_point(energy, context, solver.start(energy, context), mode, None)
         else:
-            result = solver.solve(model.energy, context, gradient=gradient)
+            result = solver.solve(energy, context, gradient=gradient)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del result
     return total
+
+
+def _tangible(module: _Module) -> _Module:
+    """A copy in memory, of zeros, of what has none but is small: native code, which then computes it, keeps whole
+    vectors of its own."""
+    parameters = list(module.parameters())
+    if any(parameter.device.type != "meta" for parameter in parameters) or _bytes(parameters) > 8 * LARGEST:
+        return module
+    copied = copy.deepcopy(module).to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    return copied
 
 
 def _storage(tensor: Tensor) -> int:
