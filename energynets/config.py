@@ -144,8 +144,8 @@ class Training(Section):
     cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
     compile: Literal["none", "engine", "graph"] = Field(
         default="none",
-        description="engine: inference through torch.compile; graph: the whole step as CUDA graphs. Same numbers up to "
-        "rounding; what cannot be compiled runs as ever, and says so",
+        description="engine: inference through torch.compile, for a GPU (slower on a CPU, after minutes of compiling); "
+        "graph: the whole step as CUDA graphs; what cannot be compiled runs as ever, and says so",
     )
 
 

@@ -16,8 +16,10 @@ from energynets.inference.adaptive import adaptive_descent
 from energynets.inference.engine import (
     Precision,
     asked_for_general_path,
+    compiling,
     iterate_descent,
     mirror_descent,
+    not_compiled,
     path,
     under_transforms,
 )
@@ -139,6 +141,8 @@ class Descent(Solver):
             if self.precision != "float32" and not asked_for_general_path():
                 why = "a torch.func transform is at work" if under_transforms() else path(energy, self).reason
                 raise ConfigError(f"solver.precision: {self.precision} needs the engine's path ({why}); use float32")
+            if compiling() and torch.is_grad_enabled():
+                not_compiled(f"the general path of {type(energy).__name__} by {type(self).__name__}")
             return None
         logits = self.start(energy, context, initial)
         observed = observe(observed, energy, logits)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from energynets import ICNN, SPEN, MirrorDescent
+from energynets import ICNN, SPEN, GradientDescent, MirrorDescent
 from energynets.energies import Box, Euclidean, MeasuredEnergy
 from energynets.errors import NotCompiledWarning
-from energynets.inference import Observed, compiled_engine
+from energynets.inference import Observed, compiled_engine, general_path
 from energynets.inference.engine import compiled, mirror_descent, solve
 
 F, L, B = 6, 11, 5
@@ -148,6 +149,18 @@ def test_losses_of_every_step_stay_uncompiled():
         _, loss = mirror_descent(solver, energy, context, context.unary, None, lambda _, z: z.square().sum())
     loss.backward()
     assert compiled._graphs == {}
+
+
+@pytest.mark.parametrize(
+    ("solver", "reason"),
+    [(GradientDescent(2), "GradientDescent, whose"), (MirrorDescent(2), "the general path of SPEN")],
+)
+def test_other_solvers_and_the_general_path_say_so(solver, reason):
+    energy, features = SPEN(F, L), torch.randn(B, F, requires_grad=True)
+    with general_path() if isinstance(solver, MirrorDescent) else contextlib.nullcontext():
+        with pytest.warns(NotCompiledWarning, match=reason):
+            found = step(energy, solver, features, True)
+        torch.testing.assert_close(found, step(energy, solver, features, False))
 
 
 def test_prediction_compiles_nothing():

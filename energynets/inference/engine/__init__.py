@@ -4,7 +4,7 @@
 oracle of this one.
 """
 
-from energynets.inference.engine.compiled import compiled_engine
+from energynets.inference.engine.compiled import compiled_engine, compiling, not_compiled
 from energynets.inference.engine.path import (
     Path,
     asked_for_general_path,
@@ -21,9 +21,11 @@ __all__ = [
     "Precision",
     "asked_for_general_path",
     "compiled_engine",
+    "compiling",
     "general_path",
     "iterate_descent",
     "mirror_descent",
+    "not_compiled",
     "path",
     "under_transforms",
     "unmeasured",

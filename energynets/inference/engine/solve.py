@@ -11,7 +11,7 @@ from torch import Tensor
 
 from energynets.energies import MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
-from energynets.inference.engine.compiled import compiling, directions
+from energynets.inference.engine.compiled import compiling, directions, not_compiled
 from energynets.inference.engine.fused import Fused, FusedFunction, takes
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.iterates import Iterated, IterateFunction, IteratePlan, iterate
@@ -148,6 +148,8 @@ def iterate_descent(
     Args:
         As `mirror_descent`.
     """
+    if compiling() and torch.is_grad_enabled():
+        not_compiled(f"{type(solver).__name__}, whose engine is not traced")
     weights, make_slope = slope_of(energy.head, context.head)
     rule, sizes, tau = solver.rule(energy.domain, observed), solver.step_sizes(), energy.tau
 
