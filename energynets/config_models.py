@@ -128,6 +128,12 @@ class _Solver(Section):
     line_search: bool = Field(default=False, description="prediction halves a document's step until its energy drops")
 
     @model_validator(mode="after")
+    def _all_steps_are_rounded(self) -> Self:
+        if self.precision != "float32" and (self.tolerance or self.line_search):
+            raise ValueError(f"precision: {self.precision} goes with neither tolerance nor line_search")
+        return self
+
+    @model_validator(mode="after")
     def _line_search_goes_down(self) -> Self:
         if self.line_search and self.momentum:
             raise ValueError("line_search: a step with momentum need not go down however short: set momentum 0")

@@ -83,6 +83,8 @@ class Descent(Solver):
             raise ConfigError(f"solver.momentum: expected a value in [0, 1), got {momentum}")
         if not tolerance >= 0:
             raise ConfigError(f"solver.tolerance: expected 0 or more, got {tolerance}")
+        if precision != "float32" and (tolerance or line_search):
+            raise ConfigError(f"solver.precision: {precision} goes with neither tolerance nor line_search")
         if line_search and momentum:
             raise ConfigError("solver.line_search: a step with momentum need not go down however short: set momentum 0")
         self.steps = steps

@@ -93,6 +93,12 @@ def test_unknown_precision_is_named():
         MirrorDescent(precision="fp16")
 
 
+def test_bf16_is_refused_with_what_computes_in_float32():
+    for options in ({"tolerance": 1e-3}, {"line_search": True}):
+        with pytest.raises(ConfigError, match="bf16 goes with neither tolerance nor line_search"):
+            MirrorDescent(precision="bf16", **options)
+
+
 class Quadratic(Energy):
     """On the general path."""
 
