@@ -144,7 +144,7 @@ class Training(Section):
     cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
     compile: Literal["none", "engine", "graph"] = Field(
         default="none",
-        description="engine: inference through torch.compile, for a GPU (slower on a CPU, after half a minute each shape); "
+        description="engine: inference through torch.compile, for a GPU (on a CPU it is slower); "
         "graph: the whole step as CUDA graphs; what cannot be compiled runs as ever, and says so",
     )
 
