@@ -142,6 +142,11 @@ class Training(Section):
         default=None, description="steps between checkpoints; always one at each epoch's end"
     )
     cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
+    compile: Literal["none", "engine", "graph"] = Field(
+        default="none",
+        description="engine: inference through torch.compile, for a GPU (on a CPU it is slower); "
+        "graph: the whole step as CUDA graphs; what cannot be compiled runs as ever, and says so",
+    )
 
 
 class Evaluation(Section):
@@ -228,8 +233,10 @@ class Experiment(Section):
         return ()
 
     def hash(self) -> str:
-        """Identity of the experiment: equal for equal settings, whatever the seed, name, device or data folder."""
-        settings = self.model_dump(mode="json", exclude={"seed": True, "name": True, "device": True, "data": {"root"}})
+        """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder or
+        compiler."""
+        how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile"}}
+        settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

@@ -118,11 +118,20 @@ class _Solver(Section):
     momentum: Share = Field(default=0.0, description="share of the last step kept in the next")
     learn_step_sizes: bool = Field(default=False, description="train the step sizes with the energy")
     initial: Literal["unary", "uniform"] = Field(default="unary", description="z_0: the unary logits, or 0")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="of the factors of products with A; bf16 needs the engine's path"
+    )
     tolerance: From0 = Field(
         default=0.0,
         description="prediction ends for a document once a step would move no label by more; 0: after T steps",
     )
     line_search: bool = Field(default=False, description="prediction halves a document's step until its energy drops")
+
+    @model_validator(mode="after")
+    def _all_steps_are_rounded(self) -> Self:
+        if self.precision != "float32" and (self.tolerance or self.line_search):
+            raise ValueError(f"precision: {self.precision} goes with neither tolerance nor line_search")
+        return self
 
     @model_validator(mode="after")
     def _line_search_goes_down(self) -> Self:

@@ -30,6 +30,10 @@ class NotConvergedWarning(UserWarning):
     """Inference or its implicit gradient stopped short of its tolerance: what came is not what was asked for."""
 
 
+class NotCompiledWarning(UserWarning):
+    """Something that was to be compiled runs uncompiled: slower perhaps, never other numbers."""
+
+
 class TrainingError(EnergyNetsError, ArithmeticError):
     """Training that must stop: a non-finite loss or gradient."""
 

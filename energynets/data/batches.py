@@ -44,14 +44,14 @@ class SparseBatch:
     def row_indices(self) -> Tensor:
         """(nnz,) the row of each entry."""
         counts = self.offsets.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        rows = torch.arange(len(counts), device=counts.device)
+        return torch.repeat_interleave(rows, counts, output_size=len(self.columns))  # or CUDA waits to know the size
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """(B, D)."""
         dtype = dtype or self.values.dtype
         out = torch.zeros(len(self), self.num_columns, dtype=dtype, device=self.values.device)
-        out[self.row_indices(), self.columns] = self.values.to(dtype)
-        return out
+        return out.index_put_((self.row_indices(), self.columns), self.values.to(dtype), accumulate=True)
 
 
 @dataclass(frozen=True)

@@ -142,10 +142,10 @@ class _SparseProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient_BH: Tensor) -> tuple[Tensor, None, None, None]:
         columns, values, offsets = ctx.saved_tensors
         counts = offsets.diff()
-        rows = torch.repeat_interleave(torch.arange(len(counts), device=columns.device), counts)
-        by_column = torch.argsort(columns, stable=True)
-        ends = torch.bincount(columns, minlength=ctx.num_columns).cumsum(0)
-        starts = F.pad(ends, (1, 0))
+        rows = torch.arange(len(counts), device=columns.device)
+        rows = torch.repeat_interleave(rows, counts, output_size=len(columns))  # or CUDA waits to know the size
+        ordered, by_column = torch.sort(columns, stable=True)
+        starts = torch.searchsorted(ordered, torch.arange(ctx.num_columns + 1, device=columns.device))
         return _rows_times(rows[by_column], values[by_column], starts, gradient_BH.contiguous()), None, None, None
 
 

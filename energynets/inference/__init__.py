@@ -4,7 +4,7 @@ from energynets.inference.anderson import Anderson
 from energynets.inference.bundle_entropy import BundleEntropy
 from energynets.inference.certificate import NO_CERTIFICATE, certificate
 from energynets.inference.descent import Descent, GradientDescent, MirrorDescent, ProjectedGradient
-from energynets.inference.engine import Path, general_path, path
+from energynets.inference.engine import Path, Precision, compiled_engine, general_path, path
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.infer import InferenceResult, Trace, infer
 from energynets.inference.observed import OBSERVED_LOGIT, Observed
@@ -40,6 +40,7 @@ __all__ = [
     "NoGradient",
     "Observed",
     "Path",
+    "Precision",
     "ProjectedGradient",
     "Solution",
     "Solver",
@@ -48,6 +49,7 @@ __all__ = [
     "Truncated",
     "Unroll",
     "certificate",
+    "compiled_engine",
     "general_path",
     "infer",
     "path",

@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from energynets.energies import Domain, Energy
-from energynets.errors import ConfigError, InferenceError
+from energynets.errors import ConfigError, InferenceError, nearest
 from energynets.inference.adaptive import adaptive_descent
-from energynets.inference.engine import iterate_descent, mirror_descent, path, under_transforms
+from energynets.inference.engine import (
+    Precision,
+    asked_for_general_path,
+    compiling,
+    iterate_descent,
+    mirror_descent,
+    not_compiled,
+    path,
+    under_transforms,
+)
 from energynets.inference.engine.rules import LabelRule, LogitRule
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.implicit import fixed_point
@@ -38,6 +47,8 @@ class Descent(Solver):
         tolerance: a document is done when a mean-field step would move none of its labels by more; 0 takes all steps.
         line_search: halve each document's step until its energy goes down (Armijo). Like `tolerance` it acts where no
             graph is kept, under `NoGradient` and in the forward pass of `Implicit`: unrolling takes all T steps whole.
+        precision: of the products with A: `bf16` rounds their factors to bfloat16, sums and all else stay as they are;
+            for models whose path is the engine's.
 
     Raises:
         ConfigError: a value out of its range, or a line search with momentum.
@@ -56,8 +67,11 @@ class Descent(Solver):
         initial: str = "unary",
         tolerance: float = 0.0,
         line_search: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(initial=initial)
+        if precision not in get_args(Precision):
+            raise ConfigError(f"unknown solver.precision {precision!r}{nearest(precision, get_args(Precision))}")
         sizes = (
             [float(step_size)] * steps if isinstance(step_size, int | float) else [float(size) for size in step_size]
         )
@@ -69,12 +83,15 @@ class Descent(Solver):
             raise ConfigError(f"solver.momentum: expected a value in [0, 1), got {momentum}")
         if not tolerance >= 0:
             raise ConfigError(f"solver.tolerance: expected 0 or more, got {tolerance}")
+        if precision != "float32" and (tolerance or line_search):
+            raise ConfigError(f"solver.precision: {precision} goes with neither tolerance nor line_search")
         if line_search and momentum:
             raise ConfigError("solver.line_search: a step with momentum need not go down however short: set momentum 0")
         self.steps = steps
         self.momentum = momentum
         self.tolerance = tolerance
         self.line_search = line_search
+        self.precision = precision
         self._fixed_sizes = sizes
         self.log_step_sizes = nn.Parameter(torch.tensor(sizes).log()) if learn_step_sizes else None
 
@@ -120,7 +137,14 @@ class Descent(Solver):
         step_loss: StepLoss | None = None,
     ) -> tuple[Tensor, Tensor | None] | None:
         """z_T and the sum of the step losses by the engine, where it takes the model."""
-        if not self.steps or under_transforms() or self.engine is None or not path(energy, self).fast:
+        if not self.steps:
+            return None
+        if under_transforms() or self.engine is None or not path(energy, self).fast:
+            if self.precision != "float32" and not asked_for_general_path():
+                why = "a torch.func transform is at work" if under_transforms() else path(energy, self).reason
+                raise ConfigError(f"solver.precision: {self.precision} needs the engine's path ({why}); use float32")
+            if compiling() and torch.is_grad_enabled():
+                not_compiled(f"the general path of {type(energy).__name__} by {type(self).__name__}")
             return None
         logits = self.start(energy, context, initial)
         observed = observe(observed, energy, logits)
@@ -259,6 +283,7 @@ class GradientDescent(Descent):
         initial: str = "unary",
         tolerance: float = 0.0,
         line_search: bool = False,
+        precision: Precision = "float32",
         memory: int | None = None,
     ) -> None:
         super().__init__(
@@ -269,6 +294,7 @@ class GradientDescent(Descent):
             initial=initial,
             tolerance=tolerance,
             line_search=line_search,
+            precision=precision,
         )
         self.memory = _checked_memory(memory)
 
@@ -306,6 +332,7 @@ class ProjectedGradient(Descent):
         initial: str = "unary",
         tolerance: float = 0.0,
         line_search: bool = False,
+        precision: Precision = "float32",
         margin: float = 0.02,
         memory: int | None = None,
     ) -> None:
@@ -317,6 +344,7 @@ class ProjectedGradient(Descent):
             initial=initial,
             tolerance=tolerance,
             line_search=line_search,
+            precision=precision,
         )
         if not 0 < margin < 0.5:
             raise ConfigError(f"solver.margin: expected a value in (0, 0.5), got {margin}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +24,18 @@ from energynets.training.checkpoint import (
     optimizer_tensors,
     random_tensors,
 )
+from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
 from energynets.training.optimizers import build_optimizer, schedule_factor, set_learning_rate
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder
 from energynets.training.stages import Position, stage_view, trained
+from energynets.training.update import NothingToTrainError, Objective, Update
 from energynets.training.validation import Validator
 
 if TYPE_CHECKING:
     from energynets.config import Experiment, Stage
-
-Objective = Callable[[Any, Batch], Tensor]
 
 
 class _Stop(Exception):
@@ -52,6 +52,7 @@ class _Current:
     optimizer: torch.optim.Optimizer
     train_features: Tensor | None = None
     validation_features: Tensor | None = None
+    update: Update | GraphedUpdate | None = None
 
 
 class Loop:
@@ -120,11 +121,12 @@ class Loop:
         at = self.position
         self.progress.stage(stage.name, at.stage + 1, len(self.experiment.stages), stage.epochs, self.batches)
         with trained(view, stage.trains, stage.name) as parameters:
-            optimizer = build_optimizer(stage.optimizer, parameters)
+            optimizer = build_optimizer(stage.optimizer, parameters, capturable=self._graphs)
             current = _Current(stage, view, parameters, optimizer)
             if "features" not in stage.trains:
                 self._cache_features(current)
             self._restore_stage(optimizer)
+            current.update = self._update(current)
             with self._saving_on_stop(optimizer):
                 if not at.entered:
                     self._enter(current)
@@ -180,25 +182,46 @@ class Loop:
         total = current.stage.epochs * self.batches
         factor = schedule_factor(settings.schedule, at.epoch * self.batches + at.step, total)
         set_learning_rate(current.optimizer, settings.learning_rate * factor)
-        current.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective(current.view, batch.to(self.device))
-        if not loss.requires_grad:
-            trains = ", ".join(current.stage.trains)
-            raise ConfigError(f"stage {current.stage.name!r}: the loss does not depend on what it trains ({trains})")
-        loss.backward()
-        limit = math.inf if settings.clip_norm is None else settings.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(current.parameters, limit)
+        assert current.update is not None
+        try:
+            numbers = current.update.gradients(batch.to(self.device))
+        except NothingToTrainError as error:
+            raise ConfigError(f"stage {current.stage.name!r}: {error} ({', '.join(current.stage.trains)})") from None
         # One transfer for both: on CUDA each waits for the device.
-        loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        loss_value, norm_value = numbers.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise TrainingError(self._diverged(current.stage, batch, loss_value, norm_value))
-        current.optimizer.step()
-        self.model.project()
+        current.update.apply()
         at.step += 1
         at.steps += 1
         at.examples += len(batch)
         at.loss_sum += loss_value * len(batch)
         at.loss_count += len(batch)
+
+    @property
+    def _graphs(self) -> bool:
+        return self.experiment.training.compile == "graph" and self.device.type == "cuda"
+
+    def _update(self, current: _Current) -> Update | GraphedUpdate:
+        """The step of a stage, as `training.compile` says."""
+        training = self.experiment.training
+        update = Update(
+            current.view,
+            self.objective,
+            current.parameters,
+            current.optimizer,
+            clip_norm=current.stage.optimizer.clip_norm,
+            project=self.model.project,
+            compiled_from=training.batch_size if training.compile == "engine" else None,
+        )
+        if self._graphs:
+            entries = most_entries(self.train, training.batch_size)
+            return GraphedUpdate(update, training.batch_size, entries, self.progress.note)
+        if training.compile == "graph":
+            self.progress.note(
+                f"training.compile: graph: needs a CUDA device, and this is {self.device}: nothing changes"
+            )
+        return update
 
     def _diverged(self, stage: Stage, batch: Batch, loss: float, norm: float) -> str:
         rows = batch.rows.tolist()

@@ -4,7 +4,29 @@
 oracle of this one.
 """
 
-from energynets.inference.engine.path import Path, general_path, path, under_transforms, unmeasured
+from energynets.inference.engine.compiled import compiled_engine, compiling, not_compiled
+from energynets.inference.engine.path import (
+    Path,
+    asked_for_general_path,
+    general_path,
+    path,
+    under_transforms,
+    unmeasured,
+)
+from energynets.inference.engine.products import Precision
 from energynets.inference.engine.solve import iterate_descent, mirror_descent
 
-__all__ = ["Path", "general_path", "iterate_descent", "mirror_descent", "path", "under_transforms", "unmeasured"]
+__all__ = [
+    "Path",
+    "Precision",
+    "asked_for_general_path",
+    "compiled_engine",
+    "compiling",
+    "general_path",
+    "iterate_descent",
+    "mirror_descent",
+    "not_compiled",
+    "path",
+    "under_transforms",
+    "unmeasured",
+]

@@ -28,6 +28,7 @@ from torch import Tensor
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.measurements import linear_backward, linear_forward
 from energynets.inference.engine.once import once
+from energynets.inference.engine.products import Precision
 from energynets.inference.engine.rules import Rule, StepBars
 from energynets.inference.engine.schedule import Number, add_scaled
 from energynets.inference.solver import StepLoss
@@ -64,6 +65,7 @@ class IteratePlan:
     wants_drive: bool
     readout: Callable[[Tensor], Tensor]
     step_loss: StepLoss | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         self.steps = len(self.step_sizes)
@@ -140,7 +142,7 @@ class IterateRun:
 def iterate(plan: IteratePlan, inputs: Iterated, *, keep: bool) -> IterateRun:
     """x_T from x_0, 2 T products; what the backward pass needs only if `keep`."""
     rows, offset, unary, start, gates, weights = inputs
-    linear, slope = linear_forward(rows, offset, gates, plan.widths), plan.make_slope(weights)
+    linear, slope = linear_forward(rows, offset, gates, plan.widths, plan.precision), plan.make_slope(weights)
     states = rows.new_empty(plan.steps if keep else 1, len(start), len(rows))
     places = states.unbind() if keep else states.unbind() * plan.steps
     buffer, n = torch.empty_like(start), torch.empty_like(states[0])
@@ -197,7 +199,8 @@ def iterate_backward(
     """The equations on top of this file; `bar` is dx_T, and is written over."""
     rows, offset, unary, start, gates, weights = inputs
     rule, mask, batch = plan.rule, plan.mask, len(start)
-    linear, slope = linear_backward(rows, batch, wants_rows, gates, plan.widths), plan.make_slope(weights)
+    linear = linear_backward(rows, batch, wants_rows, gates, plan.widths, plan.precision)
+    slope = plan.make_slope(weights)
     states, spread = run.states.unbind(), torch.empty_like(start)
     unary_bar, offset_bar = torch.zeros_like(unary), rows.new_zeros(batch, len(rows))
     numbers_bar = rows.new_zeros(plan.steps + 1) if learned else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from energynets.inference.engine.products import addmm, mm
+from energynets.inference.engine.products import Precision, addmm, mm, rounded
 
 
 class Measurements:
@@ -16,55 +17,78 @@ class Measurements:
     Args:
         rows: A (K, L).
         offset: (K,) or (B, K).
+        precision: of the products with A.
     """
 
-    def __init__(self, rows: Tensor, offset: Tensor) -> None:
-        self.rows, self.offset = rows, offset
-        self._transposed = rows.T
+    def __init__(self, rows: Tensor, offset: Tensor, precision: Precision = "float32") -> None:
+        self.rows, self.offset = rounded(rows, precision), offset
+        self._transposed = self.rows.T
 
     def measure(self, y: Tensor, out: Tensor) -> Tensor:
         """y A^T + offset, (B, K)."""
         return addmm(self.offset, y, self._transposed, out=out)
 
-    def spread(self, base: Tensor, coordinates: Tensor, out: Tensor) -> Tensor:
+    def spread(self, base: Tensor | None, coordinates: Tensor, out: Tensor) -> Tensor:
         """base + n A, (B, L)."""
-        return addmm(base, coordinates, self.rows, out=out)
+        return mm(coordinates, self.rows, out=out) if base is None else addmm(base, coordinates, self.rows, out=out)
+
+
+class _Stack(NamedTuple):
+    """n_{t+1} and dm_t (B, K) in one tensor, dz_{t+1} and y_t (B, L) in another, both in the same order."""
+
+    left: Tensor
+    right: Tensor
+    coordinates: Tensor
+    measurement_bars: Tensor
+    logit_bars: Tensor
 
 
 class MeasurementsBackward:
-    """What the backward pass of one step does with A, three calls for five products.
+    """What the backward pass of one step does with A, four calls for five products.
 
-    The gradient of A takes two products a step, dm_t^T y_t and n_t^T dz_t. The second of step t + 1 is stacked on the
-    first of step t: (2B, K)^T (2B, L). n_t, wanted to rebuild z_t, waits in the stack of the next step meanwhile.
+    The gradient of A takes two products a step, dm_t^T y_t and n_{t+1}^T dz_{t+1}: stacked they are one,
+    (2B, K)^T (2B, L). Two stacks take turns, so that n_t and dz_t can be made while n_{t+1} and dz_{t+1} are still
+    wanted; y_t lies between the two places of dz, where it is next to both.
     """
 
     gate_gradients: Sequence[Tensor] = ()
 
-    def __init__(self, rows: Tensor, batch: int, needed: bool) -> None:
-        self.rows = rows
+    def __init__(self, rows: Tensor, batch: int, needed: bool, precision: Precision = "float32") -> None:
+        self.rows, self.precision = rounded(rows, precision), precision
         measurements, labels = rows.shape
-        left, following = rows.new_empty(2, 2 * batch, measurements)
-        self._left, self._following = (left, *left.tensor_split(2)), (following, *following.tensor_split(2))
-        self._right = rows.new_empty(2 * batch, labels)
-        self.logit_bars, self.labels = self._right.tensor_split(2)
-        self._transposed = rows.T
+        ring = rows.new_empty(3 * batch, labels)
+        here, following = rows.new_empty(2, 2 * batch, measurements)
+        self._here = _Stack(here.T, ring[: 2 * batch], here[:batch], here[batch:], ring[:batch])
+        self._following = _Stack(following.T, ring[batch:], following[batch:], following[:batch], ring[2 * batch :])
+        self.labels = ring[batch : 2 * batch]
+        self._transposed = self.rows.T
         self._empty = True
         self.gradient = torch.empty_like(rows) if needed else None
 
     @property
     def coordinates(self) -> Tensor:
         """n_{t+1} (B, K)."""
-        return self._left[1]
+        return self._here.coordinates
 
     @property
     def next_coordinates(self) -> Tensor:
         """n_t (B, K)."""
-        return self._following[1]
+        return self._following.coordinates
 
     @property
     def measurement_bars(self) -> Tensor:
         """dm_t (B, K)."""
-        return self._left[2]
+        return self._here.measurement_bars
+
+    @property
+    def logit_bars(self) -> Tensor:
+        """dz_{t+1} (B, L)."""
+        return self._here.logit_bars
+
+    @property
+    def next_logit_bars(self) -> Tensor:
+        """dz_t (B, L)."""
+        return self._following.logit_bars
 
     def pull(self, base: Tensor | None) -> Tensor:
         """base + dz A^T, (B, K): what a gradient of the logits means for n."""
@@ -72,31 +96,42 @@ class MeasurementsBackward:
             return mm(self.logit_bars, self._transposed, out=torch.empty_like(self.coordinates))
         return addmm(base, self.logit_bars, self._transposed, out=base)
 
-    def rebuild(self, base: Tensor, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
+    def rebuild(self, base: Tensor | None, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
         """base + n A, (B, L), in `out` or, without it, perhaps where the labels are to stand."""
-        return addmm(base, coordinates, self.rows, out=self.labels if out is None else out)
+        out = self.labels if out is None else out
+        return mm(coordinates, self.rows, out=out) if base is None else addmm(base, coordinates, self.rows, out=out)
 
-    def push(self, out: Tensor) -> Tensor:
-        """dm A, (B, L): what a gradient of the measurements means for y."""
-        return mm(self.measurement_bars, self.rows, out=out)
+    def push(self, out: Tensor | None = None) -> Tensor:
+        """dm A, (B, L), what a gradient of m means for y: in `out` or, without it, perhaps where dz_t is to stand."""
+        return mm(self.measurement_bars, self.rows, out=self.next_logit_bars if out is None else out)
 
     def accumulate(self) -> None:
         """dA += n_{t+1}^T dz_{t+1} + dm_t^T y_t, and on to the next step."""
         if self.gradient is not None:
-            left = self._left[0].T
+            left, right = self._here.left, rounded(self._here.right, self.precision)
             if self._empty:
-                self.gradient = mm(left, self._right, out=self.gradient)
+                self.gradient = mm(left, right, out=self.gradient)
             else:
-                self.gradient = addmm(self.gradient, left, self._right, out=self.gradient)
+                self.gradient = addmm(self.gradient, left, right, out=self.gradient)
+        self._step()
+
+    def _step(self) -> None:
         self._empty = False
-        self._left, self._following = self._following, self._left
+        self._here, self._following = self._following, self._here
 
 
 class GatedMeasurements(Measurements):
     """The same where slice i of the measurements sees y * g_i."""
 
-    def __init__(self, rows: Tensor, offset: Tensor, gates: tuple[Tensor, ...], widths: tuple[int, ...]) -> None:
-        super().__init__(rows, offset)
+    def __init__(
+        self,
+        rows: Tensor,
+        offset: Tensor,
+        gates: tuple[Tensor, ...],
+        widths: tuple[int, ...],
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__(rows, offset, precision)
         self.gates, self.widths = gates, widths
 
     def measure(self, y: Tensor, out: Tensor) -> Tensor:
@@ -104,15 +139,17 @@ class GatedMeasurements(Measurements):
         for gate, rows, offset, part in zip(
             self.gates, self.rows.split(self.widths), offsets, out.split(self.widths, dim=-1), strict=True
         ):
-            torch.addmm(offset, y * gate, rows.T, out=part)
+            _put(part, addmm(offset, y * gate, rows.T, out=part))
         return out
 
-    def spread(self, base: Tensor, coordinates: Tensor, out: Tensor) -> Tensor:
-        if out is not base:
+    def spread(self, base: Tensor | None, coordinates: Tensor, out: Tensor) -> Tensor:
+        if base is None:
+            out.zero_()
+        elif out is not base:
             out.copy_(base)
         parts = coordinates.split(self.widths, dim=-1)
         for gate, rows, part in zip(self.gates, self.rows.split(self.widths), parts, strict=True):
-            out.addcmul_(gate, part @ rows)
+            out.addcmul_(gate, mm(part, rows))
         return out
 
 
@@ -120,12 +157,19 @@ class GatedMeasurementsBackward(MeasurementsBackward):
     """The same where slice i of the measurements sees y * g_i: the gates have gradients too."""
 
     def __init__(
-        self, rows: Tensor, batch: int, needed: bool, gates: tuple[Tensor, ...], widths: tuple[int, ...]
+        self,
+        rows: Tensor,
+        batch: int,
+        needed: bool,
+        gates: tuple[Tensor, ...],
+        widths: tuple[int, ...],
+        precision: Precision = "float32",
     ) -> None:
-        super().__init__(rows, batch, needed)
+        super().__init__(rows, batch, needed, precision)
         self.gates, self.widths = gates, widths
         self.gate_gradients = [torch.zeros_like(gate) for gate in gates]
         self._spreads: list[Tensor] | None = None
+        self._pushed: list[Tensor] = []
 
     def _parts(self, numbers: Tensor) -> tuple[Tensor, ...]:
         return numbers.split(self.widths, dim=-1)
@@ -138,30 +182,34 @@ class GatedMeasurementsBackward(MeasurementsBackward):
         zipped = zip(self.gates, self.gate_gradients, self._spreads, self.rows.split(self.widths), strict=True)
         for (gate, gradient, spread, rows), part in zip(zipped, self._parts(base), strict=True):
             gradient.addcmul_(self.logit_bars, spread)
-            part.addmm_(self.logit_bars * gate, rows.T)
+            _put(part, addmm(part, self.logit_bars * gate, rows.T, out=part))
         return base
 
     def _products(self, coordinates: Tensor) -> list[Tensor]:
-        return [part @ rows for part, rows in zip(self._parts(coordinates), self.rows.split(self.widths), strict=True)]
+        parts = zip(self._parts(coordinates), self.rows.split(self.widths), strict=True)
+        return [mm(part, rows) for part, rows in parts]
 
-    def rebuild(self, base: Tensor, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
+    def rebuild(self, base: Tensor | None, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
         self._spreads = self._products(coordinates)
         out = self.labels if out is None else out
-        if out is not base:
+        if base is None:
+            out.zero_()
+        elif out is not base:
             out.copy_(base)
         for gate, spread in zip(self.gates, self._spreads, strict=True):
             out.addcmul_(gate, spread)
         return out
 
-    def push(self, out: Tensor) -> Tensor:
-        out.zero_()
-        products = self._products(self.measurement_bars)
-        for gate, gradient, product in zip(self.gates, self.gate_gradients, products, strict=True):
-            gradient.addcmul_(self.labels, product)
+    def push(self, out: Tensor | None = None) -> Tensor:
+        self._pushed = self._products(self.measurement_bars)
+        out = (self.next_logit_bars if out is None else out).zero_()
+        for gate, product in zip(self.gates, self._pushed, strict=True):
             out.addcmul_(gate, product)
         return out
 
     def accumulate(self) -> None:
+        for gradient, product in zip(self.gate_gradients, self._pushed, strict=True):
+            gradient.addcmul_(self.labels, product)
         if self.gradient is not None:
             if self._empty:
                 self.gradient.zero_()
@@ -173,20 +221,40 @@ class GatedMeasurementsBackward(MeasurementsBackward):
                 strict=True,
             )
             for gate, gradient, n, bars in parts:
-                gradient.addmm_(n.T, self.logit_bars * gate).addmm_(bars.T, self.labels * gate)
-        self._empty = False
-        self._left, self._following = self._following, self._left
+                for left, right in ((n, self.logit_bars), (bars, self.labels)):
+                    factor = rounded(right * gate, self.precision)
+                    _put(gradient, addmm(gradient, left.T, factor, out=gradient))
+        self._step()
 
 
-def linear_forward(rows: Tensor, offset: Tensor, gates: tuple[Tensor, ...], widths: tuple[int, ...]) -> Measurements:
+def linear_forward(
+    rows: Tensor,
+    offset: Tensor,
+    gates: tuple[Tensor, ...],
+    widths: tuple[int, ...],
+    precision: Precision = "float32",
+) -> Measurements:
     """The maps of the forward pass, gated where there are gates."""
-    return GatedMeasurements(rows, offset, gates, widths) if gates else Measurements(rows, offset)
+    if gates:
+        return GatedMeasurements(rows, offset, gates, widths, precision)
+    return Measurements(rows, offset, precision)
 
 
 def linear_backward(
-    rows: Tensor, batch: int, needed: bool, gates: tuple[Tensor, ...], widths: tuple[int, ...]
+    rows: Tensor,
+    batch: int,
+    needed: bool,
+    gates: tuple[Tensor, ...],
+    widths: tuple[int, ...],
+    precision: Precision = "float32",
 ) -> MeasurementsBackward:
     """Those of the backward pass; `needed` says whether A wants a gradient."""
     if gates:
-        return GatedMeasurementsBackward(rows, batch, needed, gates, widths)
-    return MeasurementsBackward(rows, batch, needed)
+        return GatedMeasurementsBackward(rows, batch, needed, gates, widths, precision)
+    return MeasurementsBackward(rows, batch, needed, precision)
+
+
+def _put(place: Tensor, found: Tensor) -> None:
+    """What a product left in memory of its own, where it belongs."""
+    if found is not place:
+        place.copy_(found)

@@ -17,7 +17,7 @@ Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,12 +25,17 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Box, Domain
+from energynets.inference.engine import elementwise
+from energynets.inference.engine.elementwise import Terms
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.measurements import linear_backward, linear_forward
 from energynets.inference.engine.once import once
+from energynets.inference.engine.products import Precision
 from energynets.inference.engine.schedule import Number
 from energynets.inference.observed import Observed
 from energynets.inference.solver import StepLoss
+
+NO_TERMS: Terms = ()
 
 
 @dataclass
@@ -47,6 +52,7 @@ class MirrorPlan:
         factors: per base (z_0, phi, ...) its factor in z_t for t = 0 .. T.
         learned: whether the numbers want gradients.
         step_loss: of t and z_t, added up over t = 1 .. T; for losses that read every step.
+        precision: of the products with A.
     """
 
     domain: Domain
@@ -60,6 +66,7 @@ class MirrorPlan:
     factors: Sequence[Sequence[Number]]
     learned: bool
     step_loss: StepLoss | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         self.steps = len(self.step_sizes)
@@ -75,23 +82,30 @@ class MirrorPlan:
         """a_t z_0 + b_t phi (B, L): in `out`, or a base itself where that is all there is to it."""
         if self.plain:
             return bases[0]
-        terms = [(row[step], x) for row, x in zip(self.factors, bases, strict=True) if not _is(row[step], 0)]
+        terms = self.terms(step, bases)
         if len(terms) == 1 and _is(terms[0][0], 1):
             return terms[0][1]
         if not terms:
             return out.zero_()
-        torch.mul(terms[0][1], terms[0][0], out=out)
-        for factor, tensor in terms[1:]:
-            if isinstance(factor, Tensor):
-                out.addcmul_(tensor, factor)
-            else:
-                out.add_(tensor, alpha=factor)
-        return out
+        return elementwise.add(torch.mul(terms[0][1], terms[0][0], out=out), terms[1:], out)
 
-    def labels(self, logits: Tensor, out: Tensor) -> Tensor:
-        """y(z), known labels in their places; `out` may be the logits."""
+    def terms(self, step: int, tensors: Sequence[Tensor | None]) -> Terms:
+        """The factors of z_t's bases that are not 0, each with its tensor where there is one."""
+        rows = zip(self.factors, tensors, strict=True)
+        return [(row[step], tensor) for row, tensor in rows if tensor is not None and not _is(row[step], 0)]
+
+    def fuses(self, *tensors: Sequence[Tensor | None]) -> bool:
+        """Whether one kernel adds the bases to a product and goes on from there."""
+        like = tensors[0][0]
+        assert like is not None
+        if not elementwise.fuses(like) or self.observed is not None or type(self.domain) is not Box:
+            return False
+        return all(elementwise.fuses(like, self.terms(step, some)) for some in tensors for step in range(self.steps))
+
+    def labels(self, logits: Tensor, terms: Terms, out: Tensor) -> Tensor:
+        """y(z), known labels in their places; `out` may be the logits, and `terms` are to be added to them first."""
         if type(self.domain) is Box:
-            y = torch.sigmoid(logits, out=out)
+            y = elementwise.labels(logits, terms, out)
         else:
             y = out.copy_(self.domain.labels(logits))
         if self.observed is not None:
@@ -102,12 +116,21 @@ class MirrorPlan:
         """z with the logits of known labels in their places."""
         return logits if self.observed is None else self.observed.logits(logits, self.domain)
 
-    def pullback(self, labels: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
-        """J g at y, 0 at known labels."""
+    def pullback(
+        self, logits: Tensor, terms: Terms, gradient: Tensor, bars: Terms, labels: Tensor, out: Tensor
+    ) -> None:
+        """y(z) in `labels`, J g at y, 0 where y is known, in `out`, and its shares in `bars`."""
+        if type(self.domain) is Box and self.observed is None:
+            elementwise.labels_and_pullback(logits, terms, gradient, bars, labels, out)
+            return
+        y = self.labels(logits, terms, labels)
         if type(self.domain) is Box:  # y (1 - y) is 0 where y is known
-            return torch.ops.aten.sigmoid_backward.grad_input(gradient, labels, grad_input=out)
-        out.copy_(self.domain.pullback(labels, gradient))
-        return out if self.observed is None else out.masked_fill_(self.observed.mask, 0)
+            elementwise.pullback(y, gradient, bars, out)
+            return
+        out.copy_(self.domain.pullback(y, gradient))
+        if self.observed is not None:
+            out.masked_fill_(self.observed.mask, 0)
+        elementwise.share(out, bars)
 
 
 @dataclass
@@ -141,7 +164,8 @@ def descend(
 ) -> MirrorRun:
     """z_T, 2 T products and one pass over (B, L) a step; what the backward pass needs only if `keep`."""
     batch, mask = len(bases[0]), plan.mask
-    linear = linear_forward(rows, offset, gates, plan.widths)
+    linear = linear_forward(rows, offset, gates, plan.widths, plan.precision)
+    fused = plan.step_loss is None and not gates and plan.fuses(bases)
     slope = plan.make_slope(weights)
     kept = rows.new_empty(plan.steps if keep else 1, batch, len(rows))
     places = kept.unbind() if keep else kept.unbind() * plan.steps
@@ -149,9 +173,9 @@ def descend(
     buffer = torch.empty_like(bases[0])
     n = velocity = rows.new_empty(batch, len(rows))
     history: list[Tensor] | None = [] if keep and not plan.mean_field else None
-    logits = plan.base(0, bases, buffer)
+    logits, terms = plan.base(0, bases, buffer), NO_TERMS
     for step, (place, scale) in enumerate(zip(places, plan.scales, strict=True)):
-        m = linear.measure(plan.labels(logits, buffer), place)
+        m = linear.measure(plan.labels(logits, terms, buffer), place)
         if mask is not None:
             m = torch.mul(m, mask, out=place)
         elif m is not place:
@@ -164,15 +188,18 @@ def descend(
             (n if plan.mean_field else update).mul_(mask)
         if not plan.mean_field:
             if step:
-                _add_scaled(update, n, scale * plan.tau)
-                _add_scaled(update, velocity, plan.momentum)
+                elementwise.share(n, [(scale * plan.tau, update)])
+                elementwise.share(velocity, [(plan.momentum, update)])
                 n = n + update
             else:
                 n = update
             velocity = update
             if history is not None:
                 history.append(n)
-        logits = linear.spread(plan.base(step + 1, bases, buffer), n, buffer)
+        if fused and step + 1 < plan.steps:
+            logits, terms = linear.spread(None, n, buffer), plan.terms(step + 1, bases)
+        else:
+            logits, terms = linear.spread(plan.base(step + 1, bases, buffer), n, buffer), NO_TERMS
         if plan.step_loss is not None:
             step_loss = plan.step_loss(step + 1, plan.visible(logits))
             loss = step_loss if loss is None else loss + step_loss
@@ -214,16 +241,16 @@ def descend_backward(
     loss_bar: Tensor | None,
     needed: Needed,
 ) -> MirrorGradients:
-    """The equations on top of this file: 5 T - 1 products in 3 T calls."""
+    """The equations on top of this file: 5 T - 1 products in 4 T - 1 calls and one pass over (B, L) a step."""
     batch, steps, mask, observed = len(bases[0]), plan.steps, plan.mask, plan.observed
     states, history, slope = run.states.unbind(), run.coordinates, plan.make_slope(weights)
-    linear = linear_backward(rows, batch, needed.rows, gates, plan.widths)
-    dz, labels = linear.logit_bars, linear.labels
-    spread = torch.empty_like(bases[0])
+    linear = linear_backward(rows, batch, needed.rows, gates, plan.widths, plan.precision)
+    labels = linear.labels
     bases_bar = [torch.zeros_like(x) if wanted else None for x, wanted in zip(bases, needed.bases, strict=True)]
     offset_bar = rows.new_zeros(batch, len(rows))
     factors_bar = rows.new_zeros(len(bases), steps + 1) if needed.factors else None
     numbers_bar = rows.new_zeros(steps + 2) if needed.numbers else None
+    fused = loss_bar is None and not gates and plan.fuses(bases, bases_bar)
 
     def recall(step: int, out: Tensor) -> Tensor:
         """n_t, for t >= 1."""
@@ -232,13 +259,11 @@ def descend_backward(
         slope.recall(states[step - 1], plan.scales[step - 1], out)
         return out if mask is None else out.mul_(mask)
 
-    def share(step: int) -> None:
-        """dz_t, whole, to the bases and to the factors they come with."""
-        for index, (base, bar) in enumerate(zip(bases, bases_bar, strict=True)):
-            if bar is not None:
-                _add_scaled(bar, dz, plan.factors[index][step])
-            if factors_bar is not None:
-                factors_bar[index, step] = (dz * base).sum()
+    def share_factors(step: int) -> None:
+        """dz_t to the factors it came with."""
+        if factors_bar is not None:
+            for index, base in enumerate(bases):
+                factors_bar[index, step] = (linear.logit_bars * base).sum()
 
     def step_loss_bar(step: int, logits: Tensor) -> Tensor:
         assert plan.step_loss is not None
@@ -247,11 +272,12 @@ def descend_backward(
             (bar,) = torch.autograd.grad(plan.step_loss(step, leaf), leaf, loss_bar)
         return bar if observed is None else observed.free(bar)
 
-    dz.copy_(logits_bar if observed is None else observed.free(logits_bar))
+    dz = linear.logit_bars.copy_(logits_bar if observed is None else observed.free(logits_bar))
     n = recall(steps, linear.coordinates)
     if loss_bar is not None:
         dz.add_(step_loss_bar(steps, linear.rebuild(plan.base(steps, bases, labels), n)))
-    share(steps)
+    elementwise.share(dz, plan.terms(steps, bases_bar))
+    share_factors(steps)
     dn: Tensor | None = None
     dv: Tensor | None = None
     for step in range(steps - 1, -1, -1):
@@ -265,17 +291,23 @@ def descend_backward(
             dm.mul_(mask)
         offset_bar.add_(dm)
         dn = None if plan.mean_field else dn - dv * (plan.step_sizes[step] * plan.tau)
-        logits = plan.base(step, bases, labels)
-        if step:
-            logits = linear.rebuild(logits, recall(step, linear.next_coordinates))
-        extra = step_loss_bar(step, logits) if step and loss_bar is not None else None
-        plan.labels(logits, labels)
-        label_bars = linear.push(spread)
-        linear.accumulate()  # reads dz_{t+1}, whose place dz_t takes
-        plan.pullback(labels, label_bars, dz)
-        if extra is not None:
-            dz.add_(extra)
-        share(step)
+        terms = NO_TERMS
+        if step and fused:
+            logits = linear.rebuild(None, recall(step, linear.next_coordinates))
+            terms = plan.terms(step, bases)
+        elif step:
+            logits = linear.rebuild(plan.base(step, bases, labels), recall(step, linear.next_coordinates))
+        else:
+            logits = plan.base(step, bases, labels)
+        label_bars, dz, bars = linear.push(), linear.next_logit_bars, plan.terms(step, bases_bar)
+        if step and loss_bar is not None:
+            extra = step_loss_bar(step, logits)
+            plan.pullback(logits, terms, label_bars, NO_TERMS, labels, dz)
+            elementwise.share(dz.add_(extra), bars)
+        else:
+            plan.pullback(logits, terms, label_bars, bars, labels, dz)
+        linear.accumulate()
+        share_factors(step)
     weights_bar = slope.gradients() if needed.weights else [None] * len(weights)
     offset_bar = offset_bar.sum(0) if offset.ndim == 1 else offset_bar
     return MirrorGradients(
@@ -295,21 +327,32 @@ def _share_numbers(numbers_bar: Tensor, plan: MirrorPlan, run: MirrorRun, step: 
     numbers_bar[-1] += (dv * velocity).sum()
 
 
+class Directions(NamedTuple):
+    """What computes a descent and its backward pass: `descend` and `descend_backward`, or others of their meaning."""
+
+    forward: Callable[..., MirrorRun]
+    backward: Callable[..., MirrorGradients]
+
+
+EAGER = Directions(descend, descend_backward)
+
+
 class MirrorFunction(torch.autograd.Function):
-    """`descend` and `descend_backward` as one node of the graph: (z_T, sum of step losses)."""
+    """Both directions as one node of the graph: (z_T, sum of step losses)."""
 
     @staticmethod
     def forward(
         ctx: Any,
         plan: MirrorPlan,
+        directions: Directions,
         counts: tuple[int, int],
         factors: Tensor | None,
         numbers: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
-        rows, offset, bases, gates, weights = _unpack(tensors, counts)
-        run = descend(plan, rows, offset, bases, gates, weights, keep=True)
-        ctx.plan, ctx.counts = plan, counts
+        inputs = _unpack(tensors, counts)
+        run = directions.forward(plan, *inputs, keep=True)
+        ctx.plan, ctx.directions, ctx.counts = plan, directions, counts
         ctx.save_for_backward(*tensors, run.states, *(run.coordinates or ()))
         ctx.set_materialize_grads(False)
         return run.logits, run.loss
@@ -318,20 +361,19 @@ class MirrorFunction(torch.autograd.Function):
     @once
     def backward(ctx: Any, logits_bar: Tensor | None, loss_bar: Tensor | None) -> tuple[Any, ...]:
         plan, (num_bases, num_gates) = ctx.plan, ctx.counts
-        num_inputs = len(ctx.needs_input_grad) - 4
-        saved = ctx.saved_tensors
-        tensors, (states, *history) = saved[:num_inputs], saved[num_inputs:]
-        rows, offset, bases, gates, weights = _unpack(tensors, ctx.counts)
-        _, _, factors, numbers, *wants = ctx.needs_input_grad
+        *_, factors, numbers = ctx.needs_input_grad[:5]
+        wants = ctx.needs_input_grad[5:]
+        tensors, (states, *history) = ctx.saved_tensors[: len(wants)], ctx.saved_tensors[len(wants) :]
+        inputs = _unpack(tensors, ctx.counts)
         needed = Needed(
             wants[0], tuple(wants[2 : 2 + num_bases]), any(wants[2 + num_bases + num_gates :]), factors, numbers
         )
         if logits_bar is None:
-            logits_bar = torch.zeros_like(bases[0])
+            logits_bar = torch.zeros_like(inputs[2][0])
         run = MirrorRun(logits_bar, states, history or None, None, None)
-        found = descend_backward(plan, rows, offset, bases, gates, weights, run, logits_bar, loss_bar, needed)
+        found = ctx.directions.backward(plan, *inputs, run, logits_bar, loss_bar, needed)
         return (
-            *(None, None, found.factors, found.numbers),
+            *(None, None, None, found.factors, found.numbers),
             *(found.rows, found.offset, *found.bases, *found.gates, *found.weights),
         )
 
@@ -345,10 +387,3 @@ def _unpack(tensors: Sequence[Tensor], counts: tuple[int, int]) -> tuple[Any, ..
 def _is(number: Number, value: float) -> bool:
     """Whether a number is this value for good: a learned one never is."""
     return isinstance(number, float) and number == value
-
-
-def _add_scaled(total: Tensor, term: Tensor, factor: Number) -> None:
-    if isinstance(factor, Tensor):
-        total.addcmul_(term, factor)
-    elif factor:
-        total.add_(term, alpha=factor)

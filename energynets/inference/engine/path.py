@@ -15,7 +15,7 @@ from energynets.inference.engine.heads import has_closed_form
 from energynets.inference.solver import Solver
 
 if TYPE_CHECKING:
-    from energynets.inference.descent import GradientDescent, ProjectedGradient
+    from energynets.inference.descent import Descent, GradientDescent, ProjectedGradient
 
 # What the engine computes in closed form itself: an energy that brings its own version of one of these is not measured
 # as the engine thinks it is.
@@ -100,12 +100,15 @@ def path(energy: Energy, solver: Solver) -> Path:
     if own:
         return Path(False, f"{method.__name__} brings its own `{own[0]}`, which the closed form knows nothing of")
     head = "in closed form" if has_closed_form(energy.head) else "by autograd on K numbers"
-    how = _iterates(solver) if isinstance(solver, GradientDescent | ProjectedGradient) else _operations(energy)
+    if isinstance(solver, GradientDescent | ProjectedGradient):
+        how = _iterates(solver)
+    else:
+        how = _operations(energy, solver)
     return Path(True, f"measured energy, hand-derived backward, {type(energy.head).__name__} {head}; {how}")
 
 
-def _operations(energy: MeasuredEnergy) -> str:
-    refused = refusal(energy)
+def _operations(energy: MeasuredEnergy, solver: Descent) -> str:
+    refused = refusal(energy) if solver.precision == "float32" else f"products in {solver.precision}"
     return "all steps in native code" if refused is None else f"torch operations, not native code: {refused}"
 
 
@@ -122,6 +125,11 @@ def unmeasured(energy: Energy) -> str | None:
     own = [name for name in _CLOSED_FORM if getattr(kind, name) is not getattr(MeasuredEnergy, name)]
     own += [name for name in _CLOSED_FORM if name in vars(energy)]
     return f"{kind.__name__} brings its own `{own[0]}`, which the closed form knows nothing of" if own else None
+
+
+def asked_for_general_path() -> bool:
+    """Whether `general_path()` is at work."""
+    return _general_only.get()
 
 
 def under_transforms() -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from energynets.energies import MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
+from energynets.inference.engine.compiled import compiling, directions, not_compiled
 from energynets.inference.engine.fused import Fused, FusedFunction, takes
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.iterates import Iterated, IterateFunction, IteratePlan, iterate
@@ -58,6 +59,7 @@ def mirror_descent(
     else:
         bases = (initial, context.unary) if velocity is None else (initial, context.unary, velocity)
         factors = list(base_factors(sizes, tau, solver.momentum)[: len(bases)])
+    symbolic = compiling()  # a learned number changes from call to call: a graph takes it as a tensor
     inputs = (energy.measure, context.offset, *bases, *context.gates, *weights)
     plan = MirrorPlan(
         energy.domain,
@@ -65,15 +67,18 @@ def mirror_descent(
         energy.gate_widths,
         context.mask,
         observed,
-        [_detached(size) for size in sizes],
-        _detached(tau),
+        [_detached(size, symbolic) for size in sizes],
+        _detached(tau, symbolic),
         solver.momentum,
-        [[_detached(factor) for factor in row] for row in factors],
+        [[_detached(factor, symbolic) for factor in row] for row in factors],
         learned,
         step_loss,
+        solver.precision,
     )
     differentiated = torch.is_grad_enabled() and (learned or any(tensor.requires_grad for tensor in inputs))
-    fused = Fused(energy, plan, len(bases)) if velocity is None and takes(energy, plan, context, inputs) else None
+    # Native code has float32 products alone, and stands back where compilation is asked for.
+    native = not symbolic and solver.precision == "float32" and velocity is None
+    fused = Fused(energy, plan, len(bases)) if native and takes(energy, plan, context, inputs) else None
     if not differentiated:
         if fused is not None:
             return fused.forward([tensor.contiguous() for tensor in inputs], keep=False)[0], None
@@ -87,7 +92,8 @@ def mirror_descent(
         numbers = stacked([[*sizes, tau, solver.momentum]], like)[0]
     if fused is not None:
         return FusedFunction.apply(fused, factors_tensor, numbers, *inputs), None
-    logits, live = MirrorFunction.apply(plan, (len(bases), len(context.gates)), factors_tensor, numbers, *inputs)
+    counts = (len(bases), len(context.gates))
+    logits, live = MirrorFunction.apply(plan, directions(plan), counts, factors_tensor, numbers, *inputs)
     return logits, _total(loss, live)
 
 
@@ -117,12 +123,13 @@ def _constant_steps(
         factors,
         learned=False,
         step_loss=step_loss,
+        precision=solver.precision,
     )
     run = descend(plan, energy.measure, context.offset, bases, context.gates, weights, keep=False)
     velocity = None
     if solver.momentum and run.velocity is not None:
         a, b = ((row[-1] - row[-2]) * base for row, base in zip(factors, bases, strict=True))
-        linear = linear_forward(energy.measure, context.offset, context.gates, energy.gate_widths)
+        linear = linear_forward(energy.measure, context.offset, context.gates, energy.gate_widths, solver.precision)
         velocity = linear.spread(a + b, run.velocity, torch.empty_like(a))
     return run.logits, velocity, run.loss
 
@@ -141,6 +148,8 @@ def iterate_descent(
     Args:
         As `mirror_descent`.
     """
+    if compiling() and torch.is_grad_enabled():
+        not_compiled(f"{type(solver).__name__}, whose engine is not traced")
     weights, make_slope = slope_of(energy.head, context.head)
     rule, sizes, tau = solver.rule(energy.domain, observed), solver.step_sizes(), energy.tau
 
@@ -164,6 +173,7 @@ def iterate_descent(
             (rule.needs_drive or learned) and not context.gates,  # gates have it made again for their own gradient
             readout,
             step_loss,
+            solver.precision,
         )
 
     inputs = Iterated(
@@ -198,8 +208,8 @@ def _sum(a: list[Number], b: list[Number]) -> list[Number]:
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
-def _detached(number: Number) -> Number:
-    """The value: a float on the CPU, where reading it is free, else a tensor of one number."""
+def _detached(number: Number, keep: bool = False) -> Number:
+    """The value: a float on the CPU, where reading it is free, else (or to `keep` it) a tensor of one number."""
     if isinstance(number, float | int):
         return float(number)
-    return number.item() if number.device.type == "cpu" else number.detach()
+    return number.item() if number.device.type == "cpu" and not keep else number.detach()

@@ -1,0 +1,102 @@
+"""The fast paths that only a CUDA device has: fused kernels, bf16 products summed in float32, graphs of whole steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from energynets import ICNN, SPEN, BagOfWords, EnergyNetwork, MirrorDescent
+from energynets.config import Optimizer
+from energynets.data.batches import Batch, CachedFeatures, sparse_batch
+from energynets.inference import compiled_engine
+from energynets.inference.engine import elementwise, products
+from energynets.objectives import EndToEnd
+from energynets.training.graph import GraphedUpdate
+from energynets.training.optimizers import build_optimizer, set_learning_rate
+from energynets.training.update import Update
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+ENERGIES = {
+    "spen": lambda: SPEN(16, 50, num_measurements=8),
+    "dropout": lambda: SPEN(16, 50, num_measurements=8, dropout=0.5),
+    "icnn": lambda: ICNN(16, 50, hidden=(6, 4), gate=True),
+}
+
+
+def step(energy, solver, features):
+    torch.manual_seed(1)
+    logits = solver.solve(energy, energy.condition(features))
+    return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(energy.parameters()))]
+
+
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.5, "initial": "uniform"}, {"momentum": 0.3}])
+def test_fused_passes_equal_torch_operations(options):
+    pytest.importorskip("triton")
+    energy, features = ENERGIES["spen"]().cuda(), torch.randn(12, 16, device="cuda")
+    assert elementwise.fuses(features)
+    found = step(energy, MirrorDescent(5, **options), features)
+    with products.plain_operations():
+        expected = step(energy, MirrorDescent(5, **options), features)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_sums_come_back_in_float32():
+    x, y = torch.randn(64, 4000, device="cuda"), torch.randn(4000, 32, device="cuda")
+    exact = x.bfloat16().double() @ y.bfloat16().double()
+    found = products.mm(x, y.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.filterwarnings("default", "error::energynets.errors.NotCompiledWarning")
+def test_compiled_engine_equals_the_engine(name):
+    energy, features = ENERGIES[name]().cuda(), torch.randn(12, 16, device="cuda")
+    expected = step(energy, MirrorDescent(3), features)
+    with compiled_engine():
+        found = step(energy, MirrorDescent(3), features)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def trained(name, kind, graphed):
+    torch.manual_seed(0)
+    model = EnergyNetwork(BagOfWords(30, hidden=(16,), input_dropout=0), ENERGIES[name](), MirrorDescent(3)).cuda()
+    parameters = list(model.energy.parameters())
+    settings = Optimizer(kind=kind, learning_rate=0.01, momentum=0.9 if kind == "sgd" else 0.0)
+    optimizer = build_optimizer(settings, parameters, capturable=True)
+    update = Update(model, EndToEnd(), parameters, optimizer, clip_norm=1.0, project=model.project)
+    notes: list[str] = []
+    if graphed:
+        update = GraphedUpdate(update, 8, 0, notes.append)
+    rng, numbers = np.random.default_rng(0), []
+    torch.cuda.manual_seed(0)
+    for index in range(10):
+        rows = 3 if index == 6 else 8
+        labels = sparse_batch(csr_array((rng.random((rows, 50)) < 0.1).astype(np.float32)))
+        features = CachedFeatures(torch.from_numpy(rng.normal(size=(rows, 16)).astype(np.float32)))
+        set_learning_rate(optimizer, 0.01 / (1 + index))
+        numbers.append(update.gradients(Batch(features, labels, torch.arange(rows)).to("cuda")).tolist())
+        update.apply()
+    assert notes == []
+    if graphed:
+        assert update.replayed == 8
+    return numbers
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["spen", "icnn"])
+def test_replayed_steps_are_the_steps(name, kind):
+    torch.testing.assert_close(
+        torch.tensor(trained(name, kind, True)), torch.tensor(trained(name, kind, False)), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_replays_draw_dropout_anew():
+    numbers = trained("dropout", "adam", True)
+    assert len({round(loss, 6) for loss, _ in numbers}) == len(numbers)

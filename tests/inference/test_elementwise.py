@@ -1,0 +1,137 @@
+"""The fused passes: what they mean, and Triton's kernels against the torch operations."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from energynets.inference.engine import elementwise, products
+
+FACTORS = [(), (1.0,), (0.3, -1.7)]
+
+
+def problem(dtype: torch.dtype, factors: tuple[float, ...], shape: tuple[int, int] = (3, 7)):
+    torch.manual_seed(0)
+    product, gradient = torch.randn(2, *shape, dtype=dtype)
+    terms = [(factor, torch.randn(*shape, dtype=dtype)) for factor in factors]
+    bars = [(factor / 2, torch.randn(*shape, dtype=dtype)) for factor in factors]
+    return product, terms, gradient, bars
+
+
+def copies(terms):
+    return [(factor, tensor.clone()) for factor, tensor in terms]
+
+
+def compare(dtype: torch.dtype, shape: tuple[int, int], **tolerance: float) -> None:
+    """Every function, in place and not, against its equations."""
+    for factors in FACTORS:
+        product, terms, gradient, bars = problem(dtype, factors, shape)
+        z = product + sum((factor * x for factor, x in terms), torch.zeros(shape, dtype=dtype))
+        y = 1 / (1 + (-z).exp())
+        dz = y * (1 - y) * gradient
+        shares = [bar + factor * dz for factor, bar in bars]
+
+        place = product.clone()
+        assert elementwise.labels(place, terms, place) is place
+        torch.testing.assert_close(place, y, **tolerance)
+
+        place, own_bars = gradient.clone(), copies(bars)
+        elementwise.pullback(y, place, own_bars, place)
+        torch.testing.assert_close([place, *(bar for _, bar in own_bars)], [dz, *shares], **tolerance)
+
+        labels, place, own_bars = product.clone(), gradient.clone(), copies(bars)
+        elementwise.labels_and_pullback(labels, terms, place, own_bars, labels, place)
+        torch.testing.assert_close([labels, place, *(bar for _, bar in own_bars)], [y, dz, *shares], **tolerance)
+
+
+def test_functions_are_their_equations():
+    compare(torch.float64, (3, 7))
+
+
+def test_learned_factors_are_tensors():
+    product, terms, gradient, bars = problem(torch.float64, (0.3, -1.7))
+    learned = [(torch.tensor(factor, dtype=torch.float64), x) for factor, x in terms]
+    expected = elementwise.labels(product, terms, torch.empty_like(product))
+    torch.testing.assert_close(elementwise.labels(product, learned, torch.empty_like(product)), expected)
+    as_tensors = [(torch.tensor(factor, dtype=torch.float64), bar.clone()) for factor, bar in bars]
+    elementwise.share(gradient, as_tensors)
+    elementwise.share(gradient, bars)
+    torch.testing.assert_close([bar for _, bar in as_tensors], [bar for _, bar in bars])
+
+
+def test_only_device_tensors_of_float32_are_fused():
+    assert not elementwise.fuses(torch.zeros(2, 3))
+    assert not elementwise.fuses(torch.zeros(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_kernels_equal_torch_in_its_interpreter():
+    """A fresh process: Triton reads TRITON_INTERPRET when it is imported."""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "ENERGYNETS_NATIVE": "0",
+        "PYTHONPATH": str(root),
+        "PYTHONWARNINGS": "ignore",
+    }
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "kernels agree" in run.stdout
+
+
+def _interpreted() -> None:
+    """Kernels alone, with a last block that is not full; then through the engine, against the general path."""
+    from energynets import SPEN, MirrorDescent
+    from energynets.inference import general_path
+
+    launched = []
+    for name in ("_labels_kernel", "_adjoint_kernel"):
+        kernel = getattr(elementwise, name)
+
+        class Counted:
+            def __init__(self, kernel, name):
+                self.kernel, self.name = kernel, name
+
+            def __getitem__(self, grid):
+                launched.append(self.name)
+                return self.kernel[grid]
+
+        setattr(elementwise, name, Counted(kernel, name))
+    for shape in ((3, 7), (5, 1000)):
+        compare(torch.float32, shape)
+    assert {"_labels_kernel", "_adjoint_kernel"} == set(launched)
+    with products.plain_operations():
+        assert not elementwise.fuses(torch.zeros(2, 3))
+    strided = torch.zeros(3, 2).T
+    assert not elementwise.fuses(strided)
+    assert not elementwise.fuses(torch.zeros(2, 3), [(1.0, strided)])
+
+    for options, start in ({}, None), ({"step_size": 0.5, "momentum": 0.4}, None), ({"step_size": 0.5}, 1):
+        energy, solver = SPEN(6, 37, num_measurements=4, dropout=0.2), MirrorDescent(4, **options)
+        features = torch.randn(5, 6, requires_grad=True)
+        initial = None if start is None else torch.randn(5, 37, requires_grad=True)
+        inputs = [features, *energy.parameters(), *([] if initial is None else [initial])]
+
+        def run(energy=energy, solver=solver, features=features, initial=initial, inputs=inputs):
+            torch.manual_seed(1)
+            logits = solver.solve(energy, energy.condition(features), initial)
+            return [logits.detach(), *torch.autograd.grad(logits.square().sum(), inputs)]
+
+        launched.clear()
+        found = run()
+        # One pass a step: T of y forwards, T of y and dz backwards.
+        assert (launched.count("_labels_kernel"), launched.count("_adjoint_kernel")) == (4, 4), launched
+        with general_path():
+            expected = run()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    print("kernels agree")
+
+
+if __name__ == "__main__":
+    _interpreted()
