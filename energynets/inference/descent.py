@@ -17,10 +17,10 @@ from energynets.inference.engine import (
     Precision,
     asked_for_general_path,
     compiling,
+    general_reason,
     iterate_descent,
     mirror_descent,
     not_compiled,
-    path,
     under_transforms,
 )
 from energynets.inference.engine.rules import LabelRule, LogitRule
@@ -139,9 +139,9 @@ class Descent(Solver):
         """z_T and the sum of the step losses by the engine, where it takes the model."""
         if not self.steps:
             return None
-        if under_transforms() or self.engine is None or not path(energy, self).fast:
+        if self.engine is None or under_transforms() or general_reason(energy, self):
             if self.precision != "float32" and not asked_for_general_path():
-                why = "a torch.func transform is at work" if under_transforms() else path(energy, self).reason
+                why = "a torch.func transform is at work" if under_transforms() else general_reason(energy, self)
                 raise ConfigError(f"solver.precision: {self.precision} needs the engine's path ({why}); use float32")
             if compiling() and torch.is_grad_enabled():
                 not_compiled(f"the general path of {type(energy).__name__} by {type(self).__name__}")

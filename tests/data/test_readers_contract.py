@@ -396,7 +396,7 @@ FAULTS: list[tuple[str, str, Callable[[], bytes], tuple[str, ...]]] = [
     ("tsv", "column missing", lambda: replaced(TSV, b"1\tgreen\t", b"green\t"), ("line 2", "expected 3 columns", "got 2")),
     ("tsv", "column too many", lambda: replaced(TSV, b"A second", b"A\tsecond"), ("line 2", "expected 3 columns", "got 4")),
     ("tsv", "empty line", lambda: TSV + b"\n", ("line 5", "expected 3 columns", "got 1")),
-    ("tsv", "one column", lambda: b"just text\nmore text\n", ("got 1", "columns=")),
+    ("tsv", "one column", lambda: b"just text\nmore text\n", ("got 1", r"data\.columns")),
     ("xmc_raw", "not JSON", lambda: replaced(RAW, b'{"uid": 1', b'{"uid" 1'), ("line 2", "JSON object")),
     ("xmc_raw", "not an object", lambda: RAW + b"[1]\n", ("line 5", "JSON object")),
     ("xmc_raw", "empty line", lambda: RAW + b"\n", ("line 5", "JSON object")),

@@ -82,29 +82,33 @@ def path(energy: Energy, solver: Solver) -> Path:
         >>> path(SPEN(8, 5), MirrorDescent()).fast
         True
     """
-    from energynets.inference.bundle_entropy import BundleEntropy
-    from energynets.inference.descent import Descent, GradientDescent, ProjectedGradient
+    from energynets.inference.descent import GradientDescent, ProjectedGradient
 
-    if _general_only.get():
-        return Path(False, "general_path() asks for it")
-    if reason := unmeasured(energy):
+    if reason := general_reason(energy, solver):
         return Path(False, reason)
     assert isinstance(energy, MeasuredEnergy)
-    if isinstance(solver, BundleEntropy):
-        return Path(False, "BundleEntropy differentiates the minimum and not the way there: no step has a backward")
-    method = type(solver)
-    if not isinstance(solver, Descent) or solver.engine is None:
-        return Path(False, f"{method.__name__} has no closed-form backward: its operations are differentiated")
-    source = next(base for base in method.__mro__ if "engine" in vars(base))
-    own = [name for name in _STEP if getattr(method, name) is not getattr(source, name)]
-    if own:
-        return Path(False, f"{method.__name__} brings its own `{own[0]}`, which the closed form knows nothing of")
     head = "in closed form" if has_closed_form(energy.head) else "by autograd on K numbers"
     if isinstance(solver, GradientDescent | ProjectedGradient):
         how = _iterates(solver)
     else:
-        how = _operations(energy, solver)
+        how = _operations(energy, solver)  # type: ignore[arg-type]
     return Path(True, f"measured energy, hand-derived backward, {type(energy.head).__name__} {head}; {how}")
+
+
+def general_reason(energy: Energy, solver: Solver) -> str | None:
+    """Why a model takes the general path, or None where the engine takes it."""
+    if _general_only.get():
+        return "general_path() asks for it"
+    if reason := unmeasured(energy):
+        return reason
+    method = type(solver)
+    if getattr(solver, "engine", None) is None:
+        return f"{method.__name__} has no closed-form backward: its operations are differentiated"
+    source = next(base for base in method.__mro__ if "engine" in vars(base))
+    for name in _STEP:
+        if getattr(method, name) is not getattr(source, name):
+            return f"{method.__name__} brings its own `{name}`, which the closed form knows nothing of"
+    return None
 
 
 def _operations(energy: MeasuredEnergy, solver: Descent) -> str:
@@ -122,9 +126,10 @@ def unmeasured(energy: Energy) -> str | None:
     kind = type(energy)
     if not isinstance(energy, MeasuredEnergy):
         return f"{kind.__name__} is no MeasuredEnergy: its gradient comes from autograd, step by step"
-    own = [name for name in _CLOSED_FORM if getattr(kind, name) is not getattr(MeasuredEnergy, name)]
-    own += [name for name in _CLOSED_FORM if name in vars(energy)]
-    return f"{kind.__name__} brings its own `{own[0]}`, which the closed form knows nothing of" if own else None
+    for name in _CLOSED_FORM:
+        if getattr(kind, name) is not getattr(MeasuredEnergy, name) or name in vars(energy):
+            return f"{kind.__name__} brings its own `{name}`, which the closed form knows nothing of"
+    return None
 
 
 def asked_for_general_path() -> bool:
