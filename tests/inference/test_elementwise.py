@@ -1,4 +1,4 @@
-"""The fused passes: what they mean, and Triton's kernels against the torch operations."""
+"""The fused passes: what they mean, and the kernels in C and Triton against the torch operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from energynets.inference.engine import elementwise, products
+from energynets.inference.engine import elementwise, native, products
+
+call = elementwise._call
 
 FACTORS = [(), (1.0,), (0.3, -1.7)]
 
@@ -65,9 +67,45 @@ def test_learned_factors_are_tensors():
     torch.testing.assert_close([bar for _, bar in as_tensors], [bar for _, bar in bars])
 
 
-def test_only_device_tensors_of_float32_are_fused():
-    assert not elementwise.fuses(torch.zeros(2, 3))
-    assert not elementwise.fuses(torch.zeros(2, 3, dtype=torch.float64))
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, {"rtol": 1e-5, "atol": 1e-6}), (torch.float64, {"rtol": 1e-13, "atol": 1e-14})],
+)
+def test_passes_in_c_are_their_equations(dtype, tolerance, threads, monkeypatch):
+    if isinstance(native.library(dtype), str):
+        pytest.skip(f"no native code: {native.library(dtype)}")
+    called = []
+    monkeypatch.setattr(elementwise, "_call", lambda *given: called.append(1) or call(*given))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for numbers in (1, 7, 64, 1000, 4099):  # fewer than a vector, whole ones, a rest
+            monkeypatch.setattr(elementwise, "_C_FROM", numbers)
+            compare(dtype, (1, numbers), **tolerance)
+    finally:
+        torch.set_num_threads(before)
+    assert len(called) == 5 * len(FACTORS) * 3
+
+
+def test_passes_in_c_need_no_alignment_and_keep_what_is_extreme(monkeypatch):
+    if isinstance(native.library(torch.float32), str):
+        pytest.skip(f"no native code: {native.library(torch.float32)}")
+    monkeypatch.setattr(elementwise, "_C_FROM", 1)
+    z = torch.tensor([0.0, float("nan"), float("inf"), -float("inf"), 200.0, -200.0, 20.0, -20.0] * 5)[1:]
+    assert z.data_ptr() % 64
+    assert elementwise.fuses(z)
+    found = elementwise.labels(z, (), torch.empty_like(z))
+    torch.testing.assert_close(found, torch.sigmoid(z), equal_nan=True, atol=1e-37, rtol=1e-5)
+
+
+def test_what_is_fused():
+    small, large = torch.zeros(2, 3), torch.zeros(128, 1000)
+    assert not elementwise.fuses(small)
+    assert elementwise.fuses(large) is not isinstance(native.library(torch.float32), str)
+    assert not elementwise.fuses(large.half())
+    assert not elementwise.fuses(large.T)
+    assert not elementwise.fuses(large, [(torch.tensor(1.0), large)])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -1,14 +1,16 @@
-"""The passes over (B, L) between two products, each one kernel on a GPU.
+"""The passes over (B, L) between two products, each one kernel: every number is read and written once.
 
     y = sigmoid(z),  z = P + sum_j c_j x_j        P a product, x_j the bases with their factors c_j
     dz = y (1 - y) g,  dx_j += c_j dz             g the gradient of the loss to y
 
-On CUDA, float32 tensors go through Triton: every number is read and written once. All else (CPU, float64, factors that
-are learned) are torch operations with the same meaning, and the oracle of the kernels.
+On CUDA, float32 tensors go through Triton; on a CPU, float32 and float64 ones, from a size on, through passes.c. All
+else (small tensors, other layouts, factors that are tensors) are torch operations with the same meaning, the oracle of
+the kernels.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from energynets.inference.engine.native import library
 from energynets.inference.engine.products import may_fuse
 from energynets.inference.engine.schedule import Number
 
@@ -31,6 +34,19 @@ Terms = Sequence[tuple[Number, Tensor]]
 _sigmoid_backward = torch.ops.aten.sigmoid_backward
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BLOCK = 1024
+# Numbers from which a call of C costs less than the operations it stands for.
+_C_FROM = 1 << 14
+_Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+class _Pass(ctypes.Structure):
+    """`Pass` of passes.c."""
+
+    _fields_ = (
+        *((name, _Long) for name in ("count", "threads", "terms", "bars")),
+        *((name, _Pointer) for name in ("logits", "term_0", "term_1", "gradient", "labels", "out", "bar_0", "bar_1")),
+        *((name, _Double) for name in ("term_factor_0", "term_factor_1", "bar_factor_0", "bar_factor_1")),
+    )
 
 
 def fuses(like: Tensor, *terms: Terms) -> bool:
@@ -41,13 +57,19 @@ def fuses(like: Tensor, *terms: Terms) -> bool:
         terms: of at most two each, whose factors are numbers.
     """
     return (
-        triton is not None
-        and (like.is_cuda or _INTERPRETED)
-        and may_fuse()
-        and like.dtype == torch.float32
+        may_fuse()
+        and (_by_triton(like) or _by_c(like))
         and like.is_contiguous()
         and all(len(some) <= 2 and all(_plain(*term) for term in some) for some in terms)
     )
+
+
+def _by_triton(like: Tensor) -> bool:
+    return triton is not None and (like.is_cuda or _INTERPRETED) and like.dtype == torch.float32
+
+
+def _by_c(like: Tensor) -> bool:
+    return like.device.type == "cpu" and like.numel() >= _C_FROM and not isinstance(library(like.dtype), str)
 
 
 def labels(logits: Tensor, terms: Terms, out: Tensor) -> Tensor:
@@ -61,6 +83,8 @@ def labels(logits: Tensor, terms: Terms, out: Tensor) -> Tensor:
     if not fuses(logits, terms):
         return torch.sigmoid(add(logits, terms, out), out=out)
     (c_0, x_0), (c_1, x_1) = _two(terms, logits)
+    if not _by_triton(logits):
+        return _call(out, (logits, x_0, x_1, None, out, None, None, None), (c_0, c_1, 0, 0), len(terms), -1)
     return _launch(_labels_kernel, out, logits, x_0, x_1, out, c_0, c_1, terms=len(terms))
 
 
@@ -115,7 +139,18 @@ def _adjoint(
     (d_0, bar_0), (d_1, bar_1) = _two(bars, logits)
     tensors = (logits, x_0, x_1, gradient, labels_out, out, bar_0, bar_1)
     count = -1 if terms is None else len(terms)
+    if not _by_triton(logits):
+        return _call(out, tensors, (c_0, c_1, d_0, d_1), count, len(bars))
     return _launch(_adjoint_kernel, out, *tensors, c_0, c_1, d_0, d_1, terms=count, bars=len(bars))
+
+
+def _call(out: Tensor, tensors: Sequence[Tensor | None], factors: Sequence[float], terms: int, bars: int) -> Tensor:
+    """The pass in C, on all threads that torch has."""
+    found = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    given = _Pass(out.numel(), torch.get_num_threads(), terms, bars, *found, *factors)
+    native: Any = library(out.dtype)
+    getattr(native, "pass")(ctypes.byref(given))
+    return out
 
 
 def _launch(kernel: Any, out: Tensor, *arguments: Any, **constants: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""C code compiled where it runs, once: the fused descent in `fused.c`."""
+"""C code compiled where it runs, once: the fused descent in `fused.c`, the passes between products in `passes.c`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("fused.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("fused.c", "passes.c"))
+_HEADER = Path(__file__).with_name("vector.h")
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
 _DEFINES = {torch.float32: (), torch.float64: ("-DENERGYNETS_DOUBLE",)}
 # OpenMP is compiled in and left to be found where the library is loaded: torch's own, whose threads are warm.
@@ -44,9 +45,10 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | str:
     if compiler is None:
         return "no C compiler"
     try:
-        parts = [SOURCE.read_bytes(), compiler.encode(), _version(compiler), _processor(), " ".join(_FLAGS).encode()]
+        parts = [path.read_bytes() for path in (*SOURCES, _HEADER)]
+        parts += [compiler.encode(), _version(compiler), _processor(), " ".join(_FLAGS).encode()]
         name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-        path = _cache() / f"fused-{name}-{str(dtype).removeprefix('torch.')}.so"
+        path = _cache() / f"engine-{name}-{str(dtype).removeprefix('torch.')}.so"
         if not path.exists():
             _compile(compiler, dtype, path)
         loaded = ctypes.CDLL(str(path))
@@ -60,18 +62,19 @@ def _compile(compiler: str, dtype: torch.dtype, path: Path) -> None:
     """To a temporary file first, then renamed: another process may be doing the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unit, linked = Path(folder, "fused.o"), Path(folder, "fused.so")
-        for threads in ((_THREADS,), ()):  # a compiler without OpenMP: one thread
-            command = [compiler, *_FLAGS, *threads, *_DEFINES[dtype], "-c", str(SOURCE), "-o", str(unit)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                break
-        else:
-            lines = done.stderr.strip().splitlines()
-            raise _Unavailable(f"{compiler} failed: {lines[0] if lines else done.returncode}")
-        done = subprocess.run(
-            [compiler, "-shared", str(unit), "-o", str(linked)], capture_output=True, text=True, check=False
-        )
+        units, linked = [], Path(folder, "engine.so")
+        for source in SOURCES:
+            units.append(str(Path(folder, source.with_suffix(".o").name)))
+            for threads in ((_THREADS,), ()):  # a compiler without OpenMP: one thread
+                command = [compiler, *_FLAGS, *threads, *_DEFINES[dtype], "-c", str(source), "-o", units[-1]]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode == 0:
+                    break
+            else:
+                lines = done.stderr.strip().splitlines()
+                raise _Unavailable(f"{compiler} failed: {lines[0] if lines else done.returncode}")
+        command = [compiler, "-shared", *units, "-o", str(linked)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise _Unavailable(f"{compiler} could not link: {done.stderr.strip()[:200]}")
         os.replace(linked, path)

@@ -1,0 +1,74 @@
+/* Whole vectors of numbers, and the elementary functions on them: the vector extensions of GCC and Clang. */
+#ifndef ENERGYNETS_VECTOR_H
+#define ENERGYNETS_VECTOR_H
+
+#include <stdint.h>
+
+#ifdef __AVX512F__
+#define VECTOR_BYTES 64
+#else
+#define VECTOR_BYTES 32
+#endif
+
+#ifdef ENERGYNETS_DOUBLE
+typedef double real;
+typedef int64_t word;
+#define EXP_TERMS 13
+#define LOG_TERMS 17
+#define MANTISSA 52
+#define ROUND 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to whole numbers */
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+#define EXP_MAX 708.0
+#else
+typedef float real;
+typedef int32_t word;
+#define EXP_TERMS 7
+#define LOG_TERMS 8
+#define MANTISSA 23
+#define ROUND 12582912.0f
+#define LN2_HIGH 6.93145752e-01f
+#define LN2_LOW 1.42860677e-06f
+#define EXP_MAX 87.0f
+#endif
+
+#define LANES ((int64_t)(VECTOR_BYTES / sizeof(real)))
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(VECTOR_BYTES)));
+typedef word words __attribute__((vector_size(VECTOR_BYTES)));
+
+static inline vec *at(const real *x) { return (vec *)x; }
+static inline vec fill(real x) { return x - (vec){0}; }
+static inline vec choose(words where, vec x, vec y) { return (vec)((where & (words)x) | (~where & (words)y)); }
+
+static const double FACTORIAL[] = {1,     1,      2,       6,        24,        120,        720,
+                                   5040., 40320., 362880., 3628800., 39916800., 479001600., 6227020800.};
+
+static inline vec vector_exp(vec x) { /* x <= EXP_MAX; the relative error is a few units in the last place */
+    x = choose(x < -EXP_MAX, fill(-EXP_MAX), x);
+    vec shifted = x * fill((real)1.44269504088896340736) + ROUND;
+    vec whole = shifted - ROUND;
+    vec r = (x - whole * LN2_HIGH) - whole * LN2_LOW;
+    vec sum = fill((real)(1 / FACTORIAL[EXP_TERMS]));
+    UNROLL
+    for (int i = EXP_TERMS - 1; i >= 0; i--) sum = sum * r + (real)(1 / FACTORIAL[i]);
+    /* The whole number stands in the low bits of `shifted`; x - x keeps a NaN one. */
+    return (vec)((words)sum + ((words)shifted << MANTISSA)) + (x - x);
+}
+
+static inline vec vector_sigmoid(vec x) {
+    vec low = choose(x < -EXP_MAX, fill(-EXP_MAX), x);
+    return (real)1 / ((real)1 + vector_exp(-low));
+}
+
+static inline vec vector_softplus(vec x) { /* max(x, 0) + log(1 + e), e = exp(-|x|), log(1 + e) = 2 atanh(e / (2 + e)) */
+    vec magnitude = choose(x < 0, -x, x);
+    vec e = vector_exp(-magnitude);
+    vec w = e / (e + (real)2), square = w * w, sum = fill((real)(1.0 / (2 * LOG_TERMS + 1)));
+    UNROLL
+    for (int i = LOG_TERMS - 1; i >= 0; i--) sum = sum * square + (real)(1.0 / (2 * i + 1));
+    return choose(x < 0, fill(0), x) + (w + w) * sum;
+}
+
+#endif
