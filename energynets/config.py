@@ -106,13 +106,16 @@ class Optimizer(Section):
     clip_norm: Above0 | None = Field(default=None, description="largest gradient norm")
 
 
+Group = Literal["features", "unary", "energy"]
+
+
 class Stage(Section):
     """One stretch of training. What it trains decides the rest: without `energy` the model is its own unary
     classifier; without `features` they are frozen, computed once and cached."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="in logs and results")
-    trains: tuple[Literal["features", "unary", "energy"], ...] = Field(
-        default=("features", "unary", "energy"), min_length=1, description="parameter groups that change"
+    trains: tuple[Group, ...] = Field(
+        default=(), description="parameter groups that change; none named: all that the model has"
     )
     epochs: Positive = Field(default=20, description="passes over the training documents at most")
     optimizer: Optimizer = Field(default=Optimizer(), description="of this stage alone")
@@ -219,18 +222,19 @@ class Experiment(Section):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that run: those given, or the default of the model's kind."""
-        if self.training.stages is not None:
-            return self.training.stages
-        if isinstance(self.model, EnergyModel):
-            return (
-                Stage(name="unary", trains=("features", "unary"), epochs=30, patience=5),
+        """The stages that run: those given, or the default of the model's kind; each says what it trains."""
+        classifier: tuple[Group, ...] = ("features", "unary")
+        found = self.training.stages
+        every: tuple[Group, ...] = (*classifier, "energy") if isinstance(self.model, EnergyModel) else classifier
+        if found is None and isinstance(self.model, EnergyModel):
+            found = (
+                Stage(name="unary", trains=classifier, epochs=30, patience=5),
                 Stage(name="energy", trains=("energy",), epochs=10, patience=3),
                 Stage(name="joint", epochs=10, patience=3, optimizer=Optimizer(learning_rate=1e-4)),
             )
-        if isinstance(self.model, ClassifierModel):
-            return (Stage(name="unary", trains=("features", "unary"), epochs=50, patience=5),)
-        return ()
+        elif found is None and isinstance(self.model, ClassifierModel):
+            found = (Stage(name="unary", epochs=50, patience=5),)
+        return tuple(stage.model_copy(update={"trains": stage.trains or every}) for stage in found or ())
 
     def hash(self) -> str:
         """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder or

@@ -328,3 +328,22 @@ def test_schema_knows_extends_and_every_description() -> None:
     assert "extends" in schema["properties"]
     assert '"required": ["kind"]' not in text
     assert all(json.dumps(field.description) in text for field in keys(Experiment).values() if field.description)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"kind": "classifier", "features": {"kind": "bag_of_words"}}, ("features", "unary")),
+        (
+            {"kind": "energy_network", "features": {"kind": "bag_of_words"}, "energy": {"kind": "spen"}},
+            ("features", "unary", "energy"),
+        ),
+    ],
+)
+def test_a_stage_trains_all_that_the_model_has(model: dict[str, Any], expected: tuple[str, ...]) -> None:
+    experiment = Experiment.model_validate(
+        {"name": "x", "data": {"name": "bibtex"}, "model": model, "training": {"stages": [{"name": "all"}]}}
+    )
+    assert [stage.trains for stage in experiment.stages] == [expected]
+    again = Experiment.model_validate(experiment.model_dump(mode="json"))
+    assert again.stages == experiment.stages
