@@ -121,6 +121,9 @@ class _Solver(Section):
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="of the factors of products with A; bf16 needs the engine's path"
     )
+    memory: Positive | None = Field(
+        default=None, description="iterates kept for the backward pass, the others made again; null keeps all"
+    )
     tolerance: From0 = Field(
         default=0.0,
         description="prediction ends for a document once a step would move no label by more; 0: after T steps",
@@ -156,9 +159,6 @@ class GradientDescentConfig(_Solver):
     """Gradient descent on the logits, through the sigmoid."""
 
     kind: Literal["gradient_descent"] = "gradient_descent"
-    memory: Positive | None = Field(
-        default=None, description="iterates kept for the backward pass, the others made again; null keeps all"
-    )
 
 
 class ProjectedGradientConfig(_Solver):
@@ -167,9 +167,6 @@ class ProjectedGradientConfig(_Solver):
     kind: Literal["projected_gradient"] = "projected_gradient"
     step_size: Above0 | tuple[Above0, ...] = Field(default=0.02, description="eta: one number, or a list of T")
     margin: float = Field(default=0.02, gt=0, lt=0.5, description="distance of y from 0 and 1")
-    memory: Positive | None = Field(
-        default=None, description="iterates kept for the backward pass, the others made again; null keeps all"
-    )
 
 
 class AndersonConfig(Section):

@@ -49,6 +49,9 @@ class Descent(Solver):
             graph is kept, under `NoGradient` and in the forward pass of `Implicit`: unrolling takes all T steps whole.
         precision: of the products with A: `bf16` rounds their factors to bfloat16, sums and all else stay as they are;
             for models whose path is the engine's.
+        memory: iterates, each with its velocity under momentum, that are kept for the backward pass over a measured
+            energy. It makes the others again from the kept one before, T / memory at a time. None keeps all T, which
+            is fastest. What an iterate is, and what making it again costs, is said by each solver.
 
     Raises:
         ConfigError: a value out of its range, or a line search with momentum.
@@ -68,6 +71,7 @@ class Descent(Solver):
         tolerance: float = 0.0,
         line_search: bool = False,
         precision: Precision = "float32",
+        memory: int | None = None,
     ) -> None:
         super().__init__(initial=initial)
         if precision not in get_args(Precision):
@@ -85,6 +89,8 @@ class Descent(Solver):
             raise ConfigError(f"solver.tolerance: expected 0 or more, got {tolerance}")
         if precision != "float32" and (tolerance or line_search):
             raise ConfigError(f"solver.precision: {precision} goes with neither tolerance nor line_search")
+        if memory is not None and memory < 1:
+            raise ConfigError(f"solver.memory: expected one iterate or more, or None for all, got {memory}")
         if line_search and momentum:
             raise ConfigError("solver.line_search: a step with momentum need not go down however short: set momentum 0")
         self.steps = steps
@@ -92,6 +98,7 @@ class Descent(Solver):
         self.tolerance = tolerance
         self.line_search = line_search
         self.precision = precision
+        self.memory = memory
         self._fixed_sizes = sizes
         self.log_step_sizes = nn.Parameter(torch.tensor(sizes).log()) if learn_step_sizes else None
 
@@ -246,7 +253,8 @@ class MirrorDescent(Descent):
     """Mirror descent, z_{t+1} = z_t - eta_t dE/dy(y(z_t)); with eta = tau = 1 the mean-field update.
 
     Args:
-        As `Descent`. A step size of 1 / tau forgets z_t wholly: z_{t+1} = (phi - s_t A) / tau.
+        memory: of n_t (B, K), z_t being linear in it; two more products a step make them again.
+        Others as `Descent`. A step size of 1 / tau forgets z_t wholly: z_{t+1} = (phi - s_t A) / tau.
 
     Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.
     """
@@ -261,9 +269,7 @@ class GradientDescent(Descent):
     """Gradient descent on logits, z_{t+1} = z_t - eta_t J_t dE/dy(y_t), y_t = y(z_t); for labels J = y (1 - y).
 
     Args:
-        memory: iterates (B, L), each with its velocity under momentum, that are kept for the backward pass over a
-            measured energy. It makes the others again from the kept one before, T / memory at a time, with one more
-            product a step. None keeps all T and their gradients, which is fastest.
+        memory: of iterates (B, L); one more product a step makes them again.
         Others as `Descent`. The factor y (1 - y) is at most 1/4, so useful step sizes are larger than for mirror
             descent.
 
@@ -272,31 +278,6 @@ class GradientDescent(Descent):
     """
 
     engine = iterate_descent
-
-    def __init__(
-        self,
-        steps: int = 10,
-        *,
-        step_size: float | Sequence[float] = 1.0,
-        momentum: float = 0.0,
-        learn_step_sizes: bool = False,
-        initial: str = "unary",
-        tolerance: float = 0.0,
-        line_search: bool = False,
-        precision: Precision = "float32",
-        memory: int | None = None,
-    ) -> None:
-        super().__init__(
-            steps,
-            step_size=step_size,
-            momentum=momentum,
-            learn_step_sizes=learn_step_sizes,
-            initial=initial,
-            tolerance=tolerance,
-            line_search=line_search,
-            precision=precision,
-        )
-        self.memory = _checked_memory(memory)
 
     def rule(self, domain: Domain, observed: Observed | None) -> LogitRule:
         """What the engine iterates."""
@@ -345,11 +326,11 @@ class ProjectedGradient(Descent):
             tolerance=tolerance,
             line_search=line_search,
             precision=precision,
+            memory=memory,
         )
         if not 0 < margin < 0.5:
             raise ConfigError(f"solver.margin: expected a value in (0, 0.5), got {margin}")
         self.margin = margin
-        self.memory = _checked_memory(memory)
 
     def rule(self, domain: Domain, observed: Observed | None) -> LabelRule:
         """What the engine iterates."""
@@ -369,12 +350,6 @@ class ProjectedGradient(Descent):
 
     def _project(self, iterate: Tensor, energy: Energy) -> Tensor:
         return energy.domain.project(iterate, self.margin)
-
-
-def _checked_memory(memory: int | None) -> int | None:
-    if memory is not None and memory < 1:
-        raise ConfigError(f"solver.memory: expected one iterate or more, or None for all, got {memory}")
-    return memory
 
 
 def constant_steps(gradient: GradientMode, steps: int) -> int:

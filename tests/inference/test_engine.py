@@ -29,7 +29,7 @@ from energynets.inference import (
     general_path,
     path,
 )
-from energynets.inference.engine import fused, products
+from energynets.inference.engine import elementwise, fused, products
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd
 
@@ -128,7 +128,7 @@ def test_other_domains_equal_the_general_path(domain, energy, solver, mode, know
 
 
 @pytest.mark.parametrize("memory", [1, 2, 3, 7, 9, None])
-@pytest.mark.parametrize("kind", [GradientDescent, ProjectedGradient])
+@pytest.mark.parametrize("kind", [MirrorDescent, GradientDescent, ProjectedGradient])
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 @pytest.mark.parametrize("mode", ["unroll", "truncated"])
 def test_iterates_made_again_give_the_same_bits(memory, kind, momentum, mode):
@@ -143,6 +143,30 @@ def test_iterates_made_again_give_the_same_bits(memory, kind, momentum, mode):
 
     for a, b in zip(gradients(memory), gradients(None), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("memory", [1, 2, 4])
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.4}, {"momentum": 0.3, "learn_step_sizes": True}], ids=str)
+@pytest.mark.parametrize("make", [lambda: SPEN(F, 200, learn_tau=True, tau=0.8), lambda: SPEN(F, 200, dropout=0.3)])
+@pytest.mark.parametrize("step_loss", [False, True], ids=["last", "all"])
+def test_segments_of_mirror_descent_give_the_same_gradients(make, options, memory, step_loss, monkeypatch):
+    """Learned numbers, dropout, losses of every step, and steps in one pass of C: all across the segments' borders."""
+    monkeypatch.setattr(elementwise, "_C_FROM", 1)
+    torch.manual_seed(0)
+    energy = make().double()
+    features, _ = inputs_of(energy, 3)
+
+    def gradients(memory):
+        torch.manual_seed(1)
+        solver, context = MirrorDescent(9, memory=memory, **options).double(), energy.condition(features)
+        if step_loss:
+            loss = solver.solve_with_losses(energy, context, lambda t, z: t * z.sigmoid().square().sum())[1]
+        else:
+            loss = solver.solve(energy, context).sigmoid().square().sum()
+        return torch.autograd.grad(loss, [*energy.parameters(), *solver.parameters(), features])
+
+    for a, b in zip(gradients(memory), gradients(9), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -321,6 +345,32 @@ def test_memory_bounds_what_is_saved(kind, momentum, step_loss):
     assert saved[40, None] - saved[40, 1] == (39 + 40 * (kind is GradientDescent)) * each
 
 
+@pytest.mark.parametrize("step_loss", [False, True], ids=["last", "all"])
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [({}, 1), ({"step_size": 0.3}, 2), ({"momentum": 0.5}, 2)],
+    ids=["mean field", "plain", "momentum"],
+)
+def test_memory_bounds_what_mirror_descent_keeps(options, numbers, step_loss):
+    """M starts, and the segment of T / M steps that is gone through first."""
+    energy = SPEN(F, 1_000)
+    saved = {
+        (steps, memory): saved_bytes(energy, MirrorDescent(steps, memory=memory, **options), step_loss=step_loss)
+        for steps, memory in [(40, 40), (40, 8), (80, 16)]
+    }
+    state = 4 * 7 * 16 * numbers  # numbers of (B, K)
+    assert saved[40, 40] - saved[40, 8] >= (40 - 8 - 5) * state
+    assert saved[80, 16] - saved[40, 8] <= 8 * state
+
+
+def test_segments_of_mirror_descent_cost_two_products_a_step():
+    energy = SPEN(F, BIG)
+    logits = MirrorDescent(9, memory=3).solve(energy, energy.condition(torch.randn(7, F)))
+    with Products(energy, 7) as back:
+        torch.autograd.grad(logits.sum(), energy.measure)
+    assert back.count == pytest.approx(5 * 9 - 1 + 2 * 6 - 1)  # the last segment is kept, and z_0 is no product
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_truncated_and_no_gradient_keep_what_their_steps_need(solver):
     energy = SPEN(F, 1_000)
@@ -397,6 +447,7 @@ def test_path_says_which_and_why():
         "SoftplusHead in closed form; torch operations, all 10 iterates kept"
     )
     assert path(energy, ProjectedGradient(10, memory=4)).reason.endswith("4 of 10 iterates kept")
+    assert path(energy, MirrorDescent(10, memory=4)).reason.endswith("4 of 10 iterates kept")
     assert "by autograd on K numbers" in path(MeasuredEnergy(F, L, 7, PlainHead()), MirrorDescent()).reason
     assert path(energy, Defaults()).fast
     fast, reason = path(energy, Own())
@@ -434,7 +485,7 @@ def test_second_derivatives_are_an_error_by_the_engine_and_right_by_the_general_
         assert torch.autograd.gradcheck(first, features)
 
 
-@pytest.mark.parametrize("kind", [GradientDescent, ProjectedGradient])
+@pytest.mark.parametrize("kind", [MirrorDescent, GradientDescent, ProjectedGradient])
 def test_memory_is_checked(kind):
     with pytest.raises(ConfigError, match="one iterate or more"):
         kind(memory=0)

@@ -25,6 +25,7 @@ from energynets.errors import NotCompiledWarning
 from energynets.inference.engine.mirror import (
     EAGER,
     Directions,
+    Kept,
     MirrorGradients,
     MirrorPlan,
     MirrorRun,
@@ -80,6 +81,8 @@ def directions(plan: MirrorPlan) -> Directions:
         return EAGER
     if plan.step_loss is not None:
         not_compiled("a loss that reads every step")
+    elif plan.memory is not None:
+        not_compiled("a solver with `memory`")
     elif type(plan.domain) not in (Box, Euclidean, Simplex):
         not_compiled(f"the domain {type(plan.domain).__name__}, which is none of this package")
     elif not isinstance(plan.make_slope, types.FunctionType) or plan.make_slope.__closure__:
@@ -111,12 +114,12 @@ def compiled_descend(
 
     def run(plan: MirrorPlan, *tensors: Any) -> tuple[Tensor | None, ...]:
         found = descend(plan, *tensors, keep=True)
-        return (found.logits, found.states, *(found.coordinates or ()))
+        return (found.logits, found.last.states, *(found.last.coordinates or ()))
 
     logits, states, *history = _call(run, plan, (rows, offset, tuple(bases), gates, weights), ())
     assert logits is not None
     assert states is not None
-    return MirrorRun(logits, states, [n for n in history if n is not None] or None, None, None)
+    return MirrorRun(logits, Kept(0, (), states, [n for n in history if n is not None] or None), (), None, None)
 
 
 def compiled_backward(
@@ -136,12 +139,21 @@ def compiled_backward(
 
     def back(plan: MirrorPlan, *tensors: Any) -> tuple[Tensor | None, ...]:
         rows, offset, bases, gates, weights, states, history, bar = tensors
-        run = MirrorRun(bar, states, history, None, None)
+        run = MirrorRun(bar, Kept(0, (), states, history), (), None, None)
         found = descend_backward(plan, rows, offset, bases, gates, weights, run, bar, None, needed)
         singles = (found.rows, found.offset, found.factors, found.numbers)
         return (*singles, *found.bases, *found.gates, *found.weights)
 
-    inputs = (rows, offset, tuple(bases), gates, weights, run.states, run.coordinates, logits_bar.contiguous())
+    inputs = (
+        rows,
+        offset,
+        tuple(bases),
+        gates,
+        weights,
+        run.last.states,
+        run.last.coordinates,
+        logits_bar.contiguous(),
+    )
     by_rows, by_offset, by_factors, by_numbers, *rest = _call(back, plan, inputs, needed)
     ends = (len(bases), len(bases) + len(gates))
     by_gates = [gradient for gradient in rest[ends[0] : ends[1]] if gradient is not None]

@@ -6,7 +6,8 @@ Every step adds to z only multiples of z_0, of phi and of rows of A, so
 
 with n_t (B, K) and s_t = dh/dm at m_t = y(z_t) A^T + a0. The scalars follow the same recursion, from a_0 = 1, b_0 = 0.
 The forward pass keeps m_t and n_t, (B, K) each, and nothing of size L per step; the backward pass rebuilds z_t with one
-product. With eta tau = 1 and no momentum n_{t+1} = -eta s_t, and m_t alone is kept.
+product. With eta tau = 1 and no momentum n_{t+1} = -eta s_t, and m_t alone is kept. A budget of M starts of segments
+keeps n_t (and v_t) M times instead, and goes through each segment of T / M steps again: two products more a step.
 
 Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it stands before):
 
@@ -17,6 +18,8 @@ Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,10 +28,11 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Box, Domain
+from energynets.energies.slopes import Slope
 from energynets.inference.engine import elementwise
 from energynets.inference.engine.elementwise import Terms
 from energynets.inference.engine.heads import MakeSlope
-from energynets.inference.engine.measurements import linear_backward, linear_forward
+from energynets.inference.engine.measurements import Measurements, linear_backward, linear_forward
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision
 from energynets.inference.engine.schedule import Number
@@ -53,6 +57,7 @@ class MirrorPlan:
         learned: whether the numbers want gradients.
         step_loss: of t and z_t, added up over t = 1 .. T; for losses that read every step.
         precision: of the products with A.
+        memory: starts of segments that are kept, M; None: all steps are.
     """
 
     domain: Domain
@@ -67,9 +72,11 @@ class MirrorPlan:
     learned: bool
     step_loss: StepLoss | None = None
     precision: Precision = "float32"
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         self.steps = len(self.step_sizes)
+        self.segment = self.steps if self.memory is None else math.ceil(self.steps / self.memory)
         # n_{t+1} is scale s_t and what is left of n_t.
         self.scales = [-size for size in self.step_sizes]
         self.mean_field = (
@@ -112,6 +119,12 @@ class MirrorPlan:
             torch.where(self.observed.mask, self.observed.values, y, out=y)
         return y
 
+    def start(self, at: At) -> Sequence[Tensor]:
+        """What a segment that starts there needs: n_t, and v_t where the next step goes on from it."""
+        assert at.n is not None
+        assert at.velocity is not None
+        return (at.n.clone(),) if self.mean_field else (at.n, at.velocity)  # mean field steps write in place
+
     def visible(self, logits: Tensor) -> Tensor:
         """z with the logits of known labels in their places."""
         return logits if self.observed is None else self.observed.logits(logits, self.domain)
@@ -133,21 +146,48 @@ class MirrorPlan:
         elementwise.share(out, bars)
 
 
+class At(NamedTuple):
+    """Where a descent stands before step t: z_t is `logits` and `terms`; n_t and v_t are None at t = 0."""
+
+    step: int
+    logits: Tensor
+    terms: Terms
+    n: Tensor | None
+    velocity: Tensor | None
+
+
+@dataclass
+class Kept:
+    """What is kept of the steps from `first` on.
+
+    Args:
+        first: t.
+        start: as `MirrorPlan.start`; none at t = 0.
+        states: a step (B, K) each, what the slope wants of m.
+        coordinates: n_{t+1}, n_{t+2}, ..., or None where n_{t+1} = -eta_t s_t says it.
+    """
+
+    first: int
+    start: Sequence[Tensor]
+    states: Tensor
+    coordinates: Sequence[Tensor] | None
+
+
 @dataclass
 class MirrorRun:
     """What the forward pass leaves for the backward.
 
     Args:
         logits: z_T (B, L).
-        states: (T, B, K), what the slope wants of m_t.
-        coordinates: n_1 .. n_T, or None where n_{t+1} = -eta_t s_t says it.
+        last: of the last segment.
+        starts: as `MirrorPlan.start`, of all segments but the first.
         velocity: the last v (B, K), or None.
         loss: sum of the step losses.
     """
 
     logits: Tensor
-    states: Tensor
-    coordinates: list[Tensor] | None
+    last: Kept
+    starts: Sequence[Sequence[Tensor]]
     velocity: Tensor | None
     loss: Tensor | None
 
@@ -163,47 +203,99 @@ def descend(
     keep: bool,
 ) -> MirrorRun:
     """z_T, 2 T products and one pass over (B, L) a step; what the backward pass needs only if `keep`."""
-    batch, mask = len(bases[0]), plan.mask
     linear = linear_forward(rows, offset, gates, plan.widths, plan.precision)
-    fused = plan.step_loss is None and not gates and plan.fuses(bases)
-    slope = plan.make_slope(weights)
-    kept = rows.new_empty(plan.steps if keep else 1, batch, len(rows))
-    places = kept.unbind() if keep else kept.unbind() * plan.steps
-    loss: Tensor | None = None
+    walk = _Walk(plan, linear, plan.make_slope(weights), bases, fused=not gates and plan.fuses(bases))
+    starts: list[Sequence[Tensor]] = []
     buffer = torch.empty_like(bases[0])
-    n = velocity = rows.new_empty(batch, len(rows))
-    history: list[Tensor] | None = [] if keep and not plan.mean_field else None
-    logits, terms = plan.base(0, bases, buffer), NO_TERMS
-    for step, (place, scale) in enumerate(zip(places, plan.scales, strict=True)):
-        m = linear.measure(plan.labels(logits, terms, buffer), place)
-        if mask is not None:
-            m = torch.mul(m, mask, out=place)
-        elif m is not place:
-            m = place.copy_(m)
-        if plan.mean_field:
-            n = slope.forward(m, scale, n)
-        else:
-            update = slope.forward(m, scale, torch.empty_like(n))
-        if mask is not None:
-            (n if plan.mean_field else update).mul_(mask)
-        if not plan.mean_field:
-            if step:
+    at = At(0, plan.base(0, bases, buffer), NO_TERMS, None, None)
+    while keep and at.step + plan.segment < plan.steps:
+        at, _ = walk.segment(at, at.step + plan.segment, buffer, keep=False)
+        starts.append(plan.start(at))
+    at, kept = walk.segment(at, plan.steps, buffer, keep=keep)
+    kept.start = starts[-1] if starts else ()
+    return MirrorRun(plan.visible(at.logits), kept, starts, None if plan.mean_field else at.velocity, walk.loss)
+
+
+class _Walk:
+    """Steps of one descent, forwards.
+
+    Args:
+        fused: whether one kernel adds the bases to a product.
+        with_loss: whether the losses of the steps are added up, in `loss`.
+    """
+
+    def __init__(
+        self,
+        plan: MirrorPlan,
+        linear: Measurements,
+        slope: Slope,
+        bases: Sequence[Tensor],
+        *,
+        fused: bool,
+        with_loss: bool = True,
+    ) -> None:
+        self.plan, self.linear, self.slope, self.bases = plan, linear, slope, bases
+        self.step_loss = plan.step_loss if with_loss else None
+        self.fused = fused and self.step_loss is None
+        self.loss: Tensor | None = None
+
+    def segment(self, at: At, end: int, buffer: Tensor, *, keep: bool, onwards: bool = True) -> tuple[At, Kept]:
+        """From one step to another, the last z being left out unless `onwards`; what `Kept` wants only if `keep`.
+
+        Args:
+            buffer: (B, L), where z and y are made.
+        """
+        plan, linear, slope, mask = self.plan, self.linear, self.slope, self.plan.mask
+        first, logits, terms, n, velocity = at
+        del at  # the memory of the first logits
+        shape = (len(self.bases[0]), len(linear.rows))
+        states = self.bases[0].new_empty(end - first if keep else 1, *shape)
+        places = states.unbind() if keep else states.unbind() * (end - first)
+        history: list[Tensor] | None = [] if keep and not plan.mean_field else None
+        for step, place in zip(range(first, end), places, strict=True):
+            scale = plan.scales[step]
+            m = linear.measure(plan.labels(logits, terms, buffer), place)
+            if mask is not None:
+                m = torch.mul(m, mask, out=place)
+            elif m is not place:
+                m = place.copy_(m)
+            update = slope.forward(m, scale, torch.empty_like(place) if n is None or not plan.mean_field else n)
+            if mask is not None:
+                update.mul_(mask)
+            if n is None or plan.mean_field:
+                n = update
+            else:
+                assert velocity is not None
                 elementwise.share(n, [(scale * plan.tau, update)])
                 elementwise.share(velocity, [(plan.momentum, update)])
                 n = n + update
-            else:
-                n = update
             velocity = update
             if history is not None:
                 history.append(n)
-        if fused and step + 1 < plan.steps:
-            logits, terms = linear.spread(None, n, buffer), plan.terms(step + 1, bases)
-        else:
-            logits, terms = linear.spread(plan.base(step + 1, bases, buffer), n, buffer), NO_TERMS
-        if plan.step_loss is not None:
-            step_loss = plan.step_loss(step + 1, plan.visible(logits))
-            loss = step_loss if loss is None else loss + step_loss
-    return MirrorRun(plan.visible(logits), kept, history, None if plan.mean_field else velocity, loss)
+            if step + 1 == end and not onwards:
+                break
+            if self.fused and step + 1 < plan.steps:
+                logits, terms = linear.spread(None, n, buffer), plan.terms(step + 1, self.bases)
+            else:
+                logits, terms = linear.spread(plan.base(step + 1, self.bases, buffer), n, buffer), NO_TERMS
+            if self.step_loss is not None:
+                step_loss = self.step_loss(step + 1, plan.visible(logits))
+                self.loss = step_loss if self.loss is None else self.loss + step_loss
+        return At(end, logits, terms, n, velocity), Kept(first, (), states, history)
+
+    def _at(self, start: Sequence[Tensor], first: int, buffer: Tensor) -> At:
+        plan, bases = self.plan, self.bases
+        if not first:
+            return At(0, plan.base(0, bases, buffer), NO_TERMS, None, None)
+        n = start[0].clone() if plan.mean_field else start[0]
+        base, terms = (None, plan.terms(first, bases)) if self.fused else (plan.base(first, bases, buffer), NO_TERMS)
+        return At(first, self.linear.spread(base, n, buffer), terms, n, start[-1])
+
+    def again(self, start: Sequence[Tensor], first: int, end: int, buffer: Tensor) -> Kept:
+        """The same from the kept n_t and v_t, to be kept whole."""
+        _, kept = self.segment(self._at(start, first, buffer), end, buffer, keep=True, onwards=False)
+        kept.start = start
+        return kept
 
 
 class Needed(NamedTuple):
@@ -243,7 +335,7 @@ def descend_backward(
 ) -> MirrorGradients:
     """The equations on top of this file: 5 T - 1 products in 4 T - 1 calls and one pass over (B, L) a step."""
     batch, steps, mask, observed = len(bases[0]), plan.steps, plan.mask, plan.observed
-    states, history, slope = run.states.unbind(), run.coordinates, plan.make_slope(weights)
+    slope, kept = plan.make_slope(weights), run.last
     linear = linear_backward(rows, batch, needed.rows, gates, plan.widths, plan.precision)
     labels = linear.labels
     bases_bar = [torch.zeros_like(x) if wanted else None for x, wanted in zip(bases, needed.bases, strict=True)]
@@ -254,10 +346,15 @@ def descend_backward(
 
     def recall(step: int, out: Tensor) -> Tensor:
         """n_t, for t >= 1."""
-        if history is not None:
-            return out.copy_(history[step - 1])
-        slope.recall(states[step - 1], plan.scales[step - 1], out)
+        index = step - kept.first - 1
+        if index < 0:
+            return out.copy_(kept.start[0])
+        if kept.coordinates is not None:
+            return out.copy_(kept.coordinates[index])
+        slope.recall(kept.states[index], plan.scales[step - 1], out)
         return out if mask is None else out.mul_(mask)
+
+    walk: _Walk | None = None
 
     def share_factors(step: int) -> None:
         """dz_t to the factors it came with."""
@@ -281,12 +378,19 @@ def descend_backward(
     dn: Tensor | None = None
     dv: Tensor | None = None
     for step in range(steps - 1, -1, -1):
+        if step < kept.first:  # into another segment: its steps again
+            if walk is None:
+                forth = linear_forward(rows, offset, gates, plan.widths, plan.precision)
+                walk = _Walk(plan, forth, plan.make_slope(weights), bases, fused=fused, with_loss=False)
+            first = step + 1 - plan.segment
+            kept = walk.again(run.starts[first // plan.segment - 1] if first else (), first, step + 1, labels)
+        state = kept.states[step - kept.first]
         dn = linear.pull(dn)
         dv = dn if dv is None or _is(plan.momentum, 0) else dn + dv * plan.momentum
         if numbers_bar is not None:
-            _share_numbers(numbers_bar, plan, run, step, dv)
+            _share_numbers(numbers_bar, plan, kept, step, dv)
         dm = linear.measurement_bars
-        slope.backward(states[step], dv if mask is None else dv * mask, plan.scales[step], dm)
+        slope.backward(state, dv if mask is None else dv * mask, plan.scales[step], dm)
         if mask is not None:
             dm.mul_(mask)
         offset_bar.add_(dm)
@@ -306,6 +410,7 @@ def descend_backward(
             elementwise.share(dz.add_(extra), bars)
         else:
             plan.pullback(logits, terms, label_bars, bars, labels, dz)
+        del logits, label_bars  # perhaps memory of their own, which the next step can have
         linear.accumulate()
         share_factors(step)
     weights_bar = slope.gradients() if needed.weights else [None] * len(weights)
@@ -315,13 +420,17 @@ def descend_backward(
     )
 
 
-def _share_numbers(numbers_bar: Tensor, plan: MirrorPlan, run: MirrorRun, step: int, dv: Tensor) -> None:
+def _share_numbers(numbers_bar: Tensor, plan: MirrorPlan, kept: Kept, step: int, dv: Tensor) -> None:
     """dv_{t+1} -> eta_t, tau and momentum, from v_{t+1} = momentum v_t - eta_t (s_t + tau n_t)."""
-    history = run.coordinates
-    assert history is not None
+    assert kept.coordinates is not None
     zero = torch.zeros_like(dv)
-    earlier, here, later = (history[t - 1] if t > 0 else zero for t in (step - 1, step, step + 1))
-    velocity, size = here - earlier, plan.step_sizes[step]
+    index, given = step - kept.first, [*(kept.start[:1] or (zero,)), *kept.coordinates]
+    here, later = given[index], given[index + 1]
+    if index:
+        velocity = here - given[index - 1]
+    else:
+        velocity = kept.start[1] if kept.start else zero
+    size = plan.step_sizes[step]
     numbers_bar[step] = (dv * (later - here - velocity * plan.momentum)).sum() / size
     numbers_bar[-2] -= (dv * here).sum() * size
     numbers_bar[-1] += (dv * velocity).sum()
@@ -353,7 +462,9 @@ class MirrorFunction(torch.autograd.Function):
         inputs = _unpack(tensors, counts)
         run = directions.forward(plan, *inputs, keep=True)
         ctx.plan, ctx.directions, ctx.counts = plan, directions, counts
-        ctx.save_for_backward(*tensors, run.states, *(run.coordinates or ()))
+        ctx.first, ctx.num_starts = run.last.first, len(run.starts)
+        starts = [tensor for start in run.starts for tensor in start]
+        ctx.save_for_backward(*tensors, run.last.states, *starts, *(run.last.coordinates or ()))
         ctx.set_materialize_grads(False)
         return run.logits, run.loss
 
@@ -363,14 +474,18 @@ class MirrorFunction(torch.autograd.Function):
         plan, (num_bases, num_gates) = ctx.plan, ctx.counts
         *_, factors, numbers = ctx.needs_input_grad[:5]
         wants = ctx.needs_input_grad[5:]
-        tensors, (states, *history) = ctx.saved_tensors[: len(wants)], ctx.saved_tensors[len(wants) :]
+        tensors, (states, *rest) = ctx.saved_tensors[: len(wants)], ctx.saved_tensors[len(wants) :]
+        each = 1 if plan.mean_field else 2
+        ends = range(0, each * ctx.num_starts + 1, each)
+        starts = [rest[a:b] for a, b in itertools.pairwise(ends)]
+        last = Kept(ctx.first, starts[-1] if starts else (), states, rest[ends[-1] :] or None)
         inputs = _unpack(tensors, ctx.counts)
         needed = Needed(
             wants[0], tuple(wants[2 : 2 + num_bases]), any(wants[2 + num_bases + num_gates :]), factors, numbers
         )
         if logits_bar is None:
             logits_bar = torch.zeros_like(inputs[2][0])
-        run = MirrorRun(logits_bar, states, history or None, None, None)
+        run = MirrorRun(logits_bar, last, starts, None, None)
         found = ctx.directions.backward(plan, *inputs, run, logits_bar, loss_bar, needed)
         return (
             *(None, None, None, found.factors, found.numbers),

@@ -113,6 +113,8 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
 
 def _operations(energy: MeasuredEnergy, solver: Descent) -> str:
     refused = refusal(energy) if solver.precision == "float32" else f"products in {solver.precision}"
+    if solver.memory is not None:
+        refused = f"{min(solver.memory, solver.steps)} of {solver.steps} iterates kept"
     return "all steps in native code" if refused is None else f"torch operations, not native code: {refused}"
 
 
