@@ -1,10 +1,10 @@
 """Time to a certificate: how long until E(y) - min E is proven small for every document of a batch.
 
-`energynets bench --select certificate --save benchmarks/results/certificate.json`. An ICNN at Bibtex's size and at
-4,000 labels, its labels tied weakly (the mean-field update converges) or strongly (it does not). MirrorDescent and
-Anderson get the fewest steps that suffice for the whole batch, found beforehand, MirrorDescent the best of several step
-sizes too; BundleEntropy stops by itself. Times are of the CPU, summed over threads, so that other work on the machine
-counts for little; each comes with the certificate reached and with where it was measured.
+`OMP_NUM_THREADS=1 python -m pytest benchmarks/test_certificate.py --benchmark-json=certificate.json`. An ICNN at
+Bibtex's size and at 4,000 labels, its labels tied weakly (the mean-field update converges) or strongly (it does not).
+MirrorDescent and Anderson get the fewest steps that suffice for the whole batch, found beforehand, MirrorDescent the
+best of several step sizes too; BundleEntropy stops by itself. Times are of the CPU, summed over threads, so that other
+work on the machine counts for little; each comes with the certificate reached and with where it was measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README runs."""
+"""Every command of the README and every Python example of it and of docs/ runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from energynets.config import Experiment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = {
+    f"{page.name}-{number}": source
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, source in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+}
 COMMANDS = [
     line.removeprefix("$ ").partition("   #")[0].strip()
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
@@ -28,9 +32,9 @@ TABLES = re.findall(r"^    energynets compare (\S+) --seeds (\d+)$", README, re.
 VERBS = [command for command in COMMANDS if "energynets " in command]
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python_example(number: int) -> None:
-    exec(compile(PYTHON[number], f"README example {number}", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_example(name: str) -> None:
+    exec(compile(PYTHON[name], name, "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("target", TARGETS)
