@@ -103,7 +103,7 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
         return reason
     method = type(solver)
     if getattr(solver, "engine", None) is None:
-        return f"{method.__name__} has no closed-form backward: its operations are differentiated"
+        return f"{method.__name__} is not a loop of steps that the engine unrolls: it differentiates in its own way"
     source = next(base for base in method.__mro__ if "engine" in vars(base))
     for name in _STEP:
         if getattr(method, name) is not getattr(source, name):
