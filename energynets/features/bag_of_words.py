@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
+from energynets.features.dropout import dropout
 from energynets.features.network import FeatureNetwork, expect_table
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "tanh": torch.tanh}
@@ -79,7 +80,7 @@ class BagOfWords(FeatureNetwork):
             ShapeError: the table has another number of columns.
         """
         table = expect_table(self, inputs, self.num_inputs)
-        values = F.dropout(table.values, self.input_dropout, self.training)
+        values = dropout(table.values, self.input_dropout, self.training)
         table = SparseBatch(table.columns, values, table.offsets, table.num_columns)
         if self.first is None:
             return table.dense()
@@ -89,7 +90,7 @@ class BagOfWords(FeatureNetwork):
         return hidden_BH
 
     def _activate(self, hidden_BH: Tensor) -> Tensor:
-        return F.dropout(_ACTIVATIONS[self.activation](hidden_BH), self.dropout, self.training)
+        return dropout(_ACTIVATIONS[self.activation](hidden_BH), self.dropout, self.training)
 
 
 class SparseLinear(nn.Module):

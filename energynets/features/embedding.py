@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import TokenBatch
 from energynets.errors import ConfigError, ShapeError
+from energynets.features.dropout import dropout
 
 PADDING = 0
 _DEFAULT_STD = 0.1
@@ -115,4 +116,4 @@ class WordEmbedding(nn.Module):
             worst = int(words[-1]) if int(words[0]) >= 0 else int(words[0])
             raise ShapeError(f"token id {worst} is outside the vocabulary of {self.weight.shape[0]} words")
         vectors_UD = F.embedding(words, self.weight, padding_idx=PADDING)
-        return F.dropout(vectors_UD, self.dropout, self.training)
+        return dropout(vectors_UD, self.dropout, self.training)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch, TokenBatch
+from energynets.features.dropout import dropout
 from energynets.features.embedding import WordEmbedding, pack
 from energynets.features.network import FeatureNetwork, expect_tokens
 from energynets.features.word_convolution import WordConvolution
@@ -74,4 +75,4 @@ class KimCNN(FeatureNetwork):
         packed = pack(expect_tokens(self, inputs), shortest=self.widest)
         vectors_UD = self.embedding(packed.words)
         features_BF = torch.cat([convolution(vectors_UD, packed)[:, 0] for convolution in self.convolutions], 1)
-        return F.dropout(F.relu(features_BF), self.dropout, self.training)
+        return dropout(F.relu(features_BF), self.dropout, self.training)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
+from energynets.features.dropout import dropout
 from energynets.features.embedding import WordEmbedding, distinct_words, pack
 from energynets.features.network import FeatureNetwork, expect_tokens
 from energynets.features.pooling import size_classes
@@ -112,7 +113,7 @@ class XMLCNN(FeatureNetwork):
         batch = expect_tokens(self, inputs)
         pooled_BP = self._over_words(batch) if self.conv_axis == "words" else self._over_embedding(batch)
         features_BF = F.relu(self.bottleneck(F.relu(pooled_BP)))
-        return F.dropout(features_BF, self.dropout, self.training)
+        return dropout(features_BF, self.dropout, self.training)
 
     def _over_words(self, batch: TokenBatch) -> Tensor:
         packed = pack(batch, shortest=self.widest)
