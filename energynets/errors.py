@@ -42,6 +42,10 @@ class CheckpointError(EnergyNetsError, ValueError):
     """A checkpoint or run folder that is missing, truncated or written by something else."""
 
 
+class NotWrittenError(CheckpointError):
+    """A checkpoint or a line of metrics that cannot be written (a full disk, say): training had to stop."""
+
+
 class MissingExtraError(EnergyNetsError, ImportError):
     """An optional dependency that the requested feature needs."""
 

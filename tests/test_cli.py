@@ -16,7 +16,7 @@ import typer
 from energynets.cli import main
 from energynets.cli.main import app
 from energynets.config import Experiment
-from energynets.errors import CheckpointError, InferenceError, MissingExtraError, TrainingError
+from energynets.errors import CheckpointError, InferenceError, MissingExtraError, NotWrittenError, TrainingError
 from energynets.strict_yaml import parse_yaml
 
 SMALL: dict[str, Any] = {
@@ -123,6 +123,7 @@ def test_mistakes_of_users_are_one_line(
         (CheckpointError("run: truncated"), 2, "energynets: run: truncated"),
         (MissingExtraError("jinja2", "report", "report.html"), 2, "pip install 'energynets[report]'"),
         (TrainingError("step 3: loss is nan;\nlower the rate"), 1, "step 3: loss is nan; lower the rate"),
+        (NotWrittenError("run: cannot write this checkpoint"), 1, "cannot write this checkpoint"),
         (InferenceError("not finite"), 1, "energynets: not finite"),
         (OSError(28, "No space left on device", "runs/a"), 1, "energynets: runs/a: No space left on device"),
         (KeyboardInterrupt("saved; continue with --resume"), 130, "energynets: saved; continue with --resume"),

@@ -16,7 +16,7 @@ import typer
 
 from energynets import __version__
 from energynets.cli import bench, compare, config, data, evaluate, memory, predict, train
-from energynets.errors import EnergyNetsError, InferenceError, TrainingError
+from energynets.errors import EnergyNetsError, InferenceError, NotWrittenError, TrainingError
 
 # Not in typer's public names; its parent of all usage errors, whichever click it stands on.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -107,7 +107,7 @@ def _run(application: typer.Typer, name: str, arguments: Sequence[str] | None, d
     except EnergyNetsError as error:
         if debug:
             traceback.print_exc()
-        ours = isinstance(error, TrainingError | InferenceError)
+        ours = isinstance(error, TrainingError | InferenceError | NotWrittenError)
         return _say(str(error), 1 if ours else 2)
     except OSError as error:
         if debug:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from energynets.errors import CheckpointError
+from energynets.errors import CheckpointError, NotWrittenError
 from energynets.training.files import TEMPORARY, write_atomically
 
 _HEADER = "energynets"
@@ -49,7 +49,7 @@ def write_file(path: Path, checkpoint: Checkpoint) -> None:
     """One checkpoint, atomically.
 
     Raises:
-        CheckpointError: it cannot be written (a full disk, say); what was there before still is.
+        NotWrittenError: it cannot be written (a full disk, say); what was there before still is.
     """
     # Tensors that share memory (tied weights) are written once each: safetensors knows no aliases.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
@@ -60,7 +60,7 @@ def write_file(path: Path, checkpoint: Checkpoint) -> None:
         reason = "no space left on the device" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
         earlier = _earlier(path)
         kept = f"the checkpoint before it, {earlier.name}, is whole" if earlier else "there is no checkpoint before it"
-        raise CheckpointError(
+        raise NotWrittenError(
             f"{path}: cannot write this checkpoint: {reason}; {kept}. Make room, then continue with --resume"
         ) from error
 

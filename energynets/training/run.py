@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energynets.errors import CheckpointError, ConfigError
+from energynets.errors import CheckpointError, ConfigError, NotWrittenError
 from energynets.training.checkpoint import CheckpointFolder
 from energynets.training.files import TEMPORARY, write_json, write_text
 
@@ -192,7 +192,7 @@ class RunFolder:
         """Append a line to metrics.jsonl; returns its size in bytes, for `truncate_metrics`.
 
         Raises:
-            CheckpointError: it cannot be written.
+            NotWrittenError: it cannot be written.
         """
         text = json.dumps(plain(line), allow_nan=False) + "\n"
         try:
@@ -202,7 +202,7 @@ class RunFolder:
                 return file.tell()
         except OSError as error:
             reason = "no space left on the device" if error.errno == errno.ENOSPC else str(error)
-            raise CheckpointError(
+            raise NotWrittenError(
                 f"{self.metrics}: cannot append: {reason}; checkpoints are whole. Make room, then --resume"
             ) from error
 
