@@ -56,7 +56,8 @@ def _options(
 
 # GNU OpenMP lets a thread that waits for the others spin for milliseconds before it sleeps. Where other programs keep
 # the cores busy, it spins instead of those it waits for: training took 15 times as long (2 cores, load of 10). It
-# reads this when torch loads it, so it is set before, and only where nobody has said what waiting threads should do.
+# reads this when torch loads it, so it is set before, and only where nobody has said what waiting threads should do;
+# not for `bench`: its rivals are to run as their users have them.
 _SPIN = ("GOMP_SPINCOUNT", "1000")
 
 
@@ -90,9 +91,9 @@ def run(function: Callable[..., None], name: str, arguments: Sequence[str] | Non
 
 
 def _run(application: typer.Typer, name: str, arguments: Sequence[str] | None, default: Sequence[str] = ()) -> int:
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault(*_SPIN)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "OMP_WAIT_POLICY" not in os.environ and given[:1] != ["bench"]:
+        os.environ.setdefault(*_SPIN)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"] or list(default)
     try:
