@@ -18,6 +18,7 @@ from energynets.config_models import (
     BagOfWordsConfig,
     BayesModel,
     BundleEntropyConfig,
+    ChunkedOutputConfig,
     ClassifierModel,
     EnergyConfig,
     EnergyModel,
@@ -30,9 +31,11 @@ from energynets.config_models import (
     ImplicitConfig,
     KimCNNConfig,
     LinearModel,
+    LinearOutputConfig,
     MirrorDescentConfig,
     Model,
     NeighboursModel,
+    OutputConfig,
     Positive,
     ProjectedGradientConfig,
     Section,
@@ -51,6 +54,7 @@ __all__ = [
     "BagOfWordsConfig",
     "BayesModel",
     "BundleEntropyConfig",
+    "ChunkedOutputConfig",
     "ClassifierModel",
     "Data",
     "EndToEndConfig",
@@ -62,14 +66,17 @@ __all__ = [
     "FrequencyModel",
     "GradientConfig",
     "GradientDescentConfig",
+    "GroupOptimizer",
     "ICNNConfig",
     "ImplicitConfig",
     "KimCNNConfig",
     "LinearModel",
+    "LinearOutputConfig",
     "MirrorDescentConfig",
     "Model",
     "NeighboursModel",
     "Optimizer",
+    "OutputConfig",
     "Planted",
     "ProjectedGradientConfig",
     "SPENConfig",
@@ -93,17 +100,47 @@ class EndToEndConfig(Section):
     )
 
 
-class Optimizer(Section):
-    """One optimiser of torch and its learning rate over a stage."""
+Rule = Literal["adam", "adamw", "sgd"]
 
-    kind: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="update rule")
+
+class GroupOptimizer(Section):
+    """How one group of parameters is trained; what is left out is as in the rest of the stage."""
+
+    kind: Rule | None = Field(default=None, description="update rule")
+    learning_rate: Above0 | None = Field(default=None, description="at the start of the stage")
+    weight_decay: From0 | None = Field(default=None, description="L2 penalty (adamw: decoupled)")
+    momentum: Share | None = Field(default=None, description="of sgd")
+
+
+class Optimizer(Section):
+    """One optimiser of torch and its learning rate over a stage; groups of parameters may have their own.
+
+    A chunked output that is trained by sgd without momentum never has a gradient: each chunk of labels is updated by
+    itself, to the same effect.
+    """
+
+    kind: Rule = Field(default="adam", description="update rule")
     learning_rate: Above0 = Field(default=1e-3, description="at the start of the stage")
     weight_decay: From0 = Field(default=0.0, description="L2 penalty (adamw: decoupled)")
     momentum: Share = Field(default=0.0, description="of sgd")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="of the learning rate over the stage, down to 0"
     )
-    clip_norm: Above0 | None = Field(default=None, description="largest gradient norm")
+    clip_norm: Above0 | None = Field(default=None, description="largest gradient norm, over all groups")
+    features: GroupOptimizer | None = Field(default=None, description="what the feature network does otherwise")
+    unary: GroupOptimizer | None = Field(default=None, description="what the output layer does otherwise")
+    energy: GroupOptimizer | None = Field(default=None, description="what the energy does otherwise")
+
+    def of(self, group: str) -> Optimizer:
+        """The settings of one group: its own, and where it has none those of the stage."""
+        own = getattr(self, group, None)
+        changed = {} if own is None else {key: value for key, value in own if value is not None}
+        return self.model_copy(update={**changed, "features": None, "unary": None, "energy": None})
+
+    @property
+    def plain_sgd(self) -> bool:
+        """Whether it keeps nothing between steps."""
+        return self.kind == "sgd" and not self.momentum
 
 
 Group = Literal["features", "unary", "energy"]
@@ -126,6 +163,13 @@ class Stage(Section):
         default="best",
         description="weights the stage ends with: best on validation, or last, for a learning rate that decays to 0",
     )
+
+    @model_validator(mode="after")
+    def _own_settings_are_of_what_it_trains(self) -> Self:
+        for group in ("features", "unary", "energy"):
+            if getattr(self.optimizer, group) is not None and group not in self.trains:
+                raise ValueError(f"optimizer.{group}: this stage trains {', '.join(self.trains)} alone")
+        return self
 
 
 class Training(Section):
@@ -207,6 +251,7 @@ class Experiment(Section):
         bundle = isinstance(self.model, EnergyModel) and isinstance(self.model.solver, BundleEntropyConfig)
         if bundle and self.objective.steps == "all":
             raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
+        self._output_fits()
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -219,6 +264,26 @@ class Experiment(Section):
             if reads_tokens and self.data.inputs in ("counts", "tfidf"):
                 raise ValueError(f"data.inputs: {self.model.features.kind} reads tokens, got {self.data.inputs}")
         return self
+
+    def _output_fits(self) -> None:
+        output = getattr(self.model, "output", None)
+        if not isinstance(output, ChunkedOutputConfig):
+            return
+        if self.objective.loss not in ("bce", "softmax"):
+            raise ValueError(
+                f"objective.loss: model.output chunked computes bce and softmax, got {self.objective.loss}: "
+                "use one of these, or output kind linear"
+            )
+        if self.training.compile == "graph":
+            raise ValueError(
+                "training.compile: graph needs dense labels, model.output chunked never has them: use none"
+            )
+        for number, stage in enumerate(self.stages if output.weights == "bf16" else ()):
+            if "unary" in stage.trains and not stage.optimizer.of("unary").plain_sgd:
+                raise ValueError(
+                    "model.output.weights: bf16 is trained by sgd without momentum alone: set "
+                    f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
+                )
 
     @property
     def stages(self) -> tuple[Stage, ...]:

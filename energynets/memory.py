@@ -15,6 +15,7 @@ from energynets.inference import BundleEntropy, Implicit
 from energynets.inference.engine.fused import LARGEST
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
+from energynets.output import ChunkedLinear
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -33,7 +34,7 @@ class StageMemory:
 
     Args:
         name: of the stage.
-        gradients: of the weights it trains.
+        gradients: of the weights it trains, but for an output that is trained without one.
         optimizer: its state.
         unroll: what the T steps of inference keep for the backward pass, of one batch.
     """
@@ -120,10 +121,14 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
     groups: dict[str, list[nn.Parameter]] = model.parameter_groups()
     stages = []
     for stage in experiment.stages:
-        trained = _bytes({id(p): p for group in stage.trains for p in groups.get(group, ())}.values())
-        kept = _STATE_NUMBERS.get(stage.optimizer.kind, 1 if stage.optimizer.momentum else 0)
+        gradients = state = 0
+        for group in stage.trains:
+            trained, rule = _bytes(groups.get(group, ())), stage.optimizer.of(group)
+            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(model, "unary", None), ChunkedLinear)):
+                gradients += trained
+            state += trained * _STATE_NUMBERS.get(rule.kind, 1 if rule.momentum else 0)
         unrolled = unroll if "energy" in stage.trains else 0
-        stages.append(StageMemory(stage.name, trained, kept * trained, unrolled))
+        stages.append(StageMemory(stage.name, gradients, state, unrolled))
     steps = model.solver.steps if isinstance(model, EnergyNetwork) else 0
     return Memory(tuple(_components(model).items()), _bytes(weights.values()), tuple(stages), batch_size, steps)
 

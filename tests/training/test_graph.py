@@ -182,7 +182,7 @@ def as_on_a_device(monkeypatch):
     monkeypatch.setattr("energynets.training.loop.GraphedUpdate", graphed)
     monkeypatch.setattr(Loop, "_graphs", property(lambda loop: loop.experiment.training.compile == "graph"))
     monkeypatch.setattr(
-        "energynets.training.loop.build_optimizer",
+        "energynets.training.optimizers.build_optimizer",
         lambda settings, parameters, capturable: build_optimizer(settings, parameters),
     )
     return made
