@@ -235,7 +235,7 @@ class ChunkedOutputConfig(Section):
     """For very many labels: loss and gradients a chunk of labels at a time, no batch of logits or dense targets."""
 
     kind: Literal["chunked"] = "chunked"
-    chunk: Positive = Field(default=8192, description="labels at a time")
+    chunk: Positive = Field(default=4096, description="labels at a time")
     precision: Literal["float32", "bf16"] = Field(
         default="float32", description="of the factors of the loss's products; sums stay float32"
     )

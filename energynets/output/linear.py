@@ -52,7 +52,7 @@ class ChunkedLinear(nn.Linear):
         num_labels: int,
         *,
         bias: bool = True,
-        chunk: int = 8192,
+        chunk: int = 4096,
         precision: Precision = "float32",
         weights: Precision = "float32",
     ) -> None:

@@ -19,7 +19,7 @@ def stochastically_rounded(values: Tensor) -> Tensor:
     Source: Zamirai et al., Revisiting BFloat16 Training (2020), section 3.
     """
     bits = values.float().contiguous().view(torch.int32)
-    # One draw serves two values.
-    noise = torch.empty((bits.numel() + 1) // 2, dtype=torch.int32, device=bits.device).random_(-(2**31), 2**31)
-    halves = noise.view(torch.uint8).view(torch.int16)[: bits.numel()].view(bits.shape).int() & 0xFFFF
-    return (bits.add_(halves).bitwise_and_(-0x10000)).view(torch.float32).bfloat16()
+    # One draw serves four values; its signed halves and 2^15 make 0 .. 2^16 - 1.
+    draws = torch.empty(-(-bits.numel() // 4), dtype=torch.int64, device=bits.device).random_(-(2**63), None)
+    bits.add_(draws.view(torch.int16)[: bits.numel()].view(bits.shape)).add_(1 << 15)
+    return bits.bitwise_right_shift_(16).to(torch.int16).view(torch.bfloat16)
