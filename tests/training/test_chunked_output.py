@@ -148,6 +148,9 @@ def test_each_group_has_its_optimiser() -> None:
     with trained(ours, ("features", "unary", "energy"), "j") as parameters:
         optimizers = Optimizers(settings, ours, ("features", "unary", "energy"))
         update = Update(ours, EndToEnd(), parameters, optimizers)
+        optimizers.set_factor(0.5)
+        for optimizer in by_hand:
+            optimizer.param_groups[0]["lr"] *= 0.5
         for batch in batches(data.split("train"), 16):
             update.gradients(batch)
             update.apply()
