@@ -75,6 +75,21 @@ def test_a_chunked_output_trains_as_a_linear_one(
         assert torch.allclose(tensor, expected[name], rtol=1e-3, atol=1e-5), name
 
 
+@pytest.mark.parametrize("features", ["kim_cnn", "xml_cnn", "bag_of_words"])
+def test_every_feature_network_takes_it_by_one_line(tmp_path: Path, features: str) -> None:
+    small = {"hidden": [8]} if features == "bag_of_words" else {"embedding_dim": 8, "num_filters": 4}
+    planted = {"num_labels": 12, "num_documents": 60, "num_test_documents": 20, "vocabulary_size": 100}
+    tree = {
+        "name": "small",
+        "data": {"planted": planted, "inputs": "counts" if features == "bag_of_words" else "tokens"},
+        "model": {"kind": "classifier", "features": {"kind": features, **small}},
+        "training": {"stages": [stage("unary", epochs=2)]},
+    }
+    for name, line in (("linear", []), ("chunked", ["model.output={kind: chunked, chunk: 5}"])):
+        train(Experiment.from_tree(tree, line), folder=tmp_path / name)
+    assert losses(tmp_path / "chunked") == pytest.approx(losses(tmp_path / "linear"), rel=1e-5)
+
+
 class DiesAt(Progress):
     def __init__(self, step: int) -> None:
         self.left = step
