@@ -9,6 +9,8 @@ from energynets.inference.engine.products import mm, rounded
 from energynets.output.loss import ChunkedLoss
 from energynets.output.rounding import stochastically_rounded
 
+_ROWS = 512
+
 
 class Deferred:
     """A gradient of U and u0 that is not there: its norm is known, and one can descend along it.
@@ -65,8 +67,8 @@ class Deferred:
             place = weight[chunk.labels]
             if exact:
                 place.addmm_(chunk.values.T, factor, beta=kept, alpha=step)
-            elif place.dtype == features.dtype:
-                place.mul_(kept).add_(mm(chunk.values.T, factor), alpha=step)
-            else:
-                target = mm(chunk.values.T, factor).mul_(step).add_(place, alpha=kept)
-                place.copy_(stochastically_rounded(target))
+                continue
+            # Some rows at a time: the passes over them stay in a CPU's cache.
+            for rows, slopes in zip(place.split(_ROWS), chunk.values.split(_ROWS, dim=1), strict=True):
+                target = mm(slopes.T, factor).mul_(step).add_(rows, alpha=kept)
+                rows.copy_(stochastically_rounded(target) if rows.dtype == torch.bfloat16 else target)

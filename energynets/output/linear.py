@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -58,13 +59,24 @@ class ChunkedLinear(nn.Linear):
     ) -> None:
         if chunk < 1:
             raise ConfigError(f"chunk: expected 1 label or more at a time, got {chunk}")
-        super().__init__(num_features, num_labels, bias=bias)
-        if weights == "bf16":
-            self.weight = nn.Parameter(self.weight.detach().bfloat16())
+        super().__init__(num_features, num_labels, bias=bias, dtype=torch.bfloat16 if weights == "bf16" else None)
         self.chunk = chunk
         self.precision = precision
         self.deferred = False
         self.pending: Deferred | None = None
+
+    def reset_parameters(self) -> None:
+        """As `nn.Linear` draws them; of bf16 weights there never is a float32 copy, and u0 is float32 at any rate."""
+        if self.weight.dtype != torch.bfloat16:
+            super().reset_parameters()
+            return
+        bound = 1 / math.sqrt(max(self.in_features, 1))
+        with torch.no_grad():
+            for rows in self.weight.split(4096):
+                rows.copy_(torch.empty(rows.shape, device=rows.device).uniform_(-bound, bound))
+            if self.bias is not None:
+                drawn = torch.empty(self.out_features, device=self.bias.device).uniform_(-bound, bound)
+                self.bias = nn.Parameter(drawn)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, L), for prediction."""

@@ -255,3 +255,18 @@ def test_the_objective_takes_its_sparse_labels(name: str, steps: str) -> None:
     assert_same(EndToEnd(name, steps=steps)(Classifier(network, 11, output=layer), batch), expected)
     with pytest.raises(ConfigError, match="an output over labels in a Box"):
         EndToEnd(name)(Classifier(network, 11, output=layer, domain=Simplex(11)), batch)
+
+
+def test_bf16_weights_start_as_others_rounded() -> None:
+    layers = []
+    for weights in ("float32", "bf16"):
+        torch.manual_seed(0)
+        layers.append(ChunkedLinear(16, 10_000, weights=weights))
+    torch.manual_seed(0)
+    plain = nn.Linear(16, 10_000)
+    assert torch.equal(plain.weight, layers[0].weight)
+    assert torch.equal(plain.bias, layers[0].bias)
+    assert layers[1].bias.dtype == torch.float32
+    # Bounds that differ in the last bit of float32 may round to the other side.
+    assert torch.allclose(plain.weight, layers[1].weight.float(), rtol=2**-8, atol=0)
+    assert_same(layers[1].bias, plain.bias, 2**-8)
