@@ -186,10 +186,6 @@ class Experiment(Section):
                 f"objective.loss: model.output chunked computes bce and softmax, got {self.objective.loss}: "
                 "use one of these, or output kind linear"
             )
-        if self.training.compile == "graph":
-            raise ValueError(
-                "training.compile: graph needs dense labels, model.output chunked never has them: use none"
-            )
         for number, stage in enumerate(self.stages if output.weights == "bf16" else ()):
             if "unary" in stage.trains and not stage.optimizer.of("unary").plain_sgd:
                 raise ValueError(

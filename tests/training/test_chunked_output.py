@@ -196,7 +196,6 @@ def test_checkpoints_of_one_optimiser_are_as_ever() -> None:
     ("overrides", "said"),
     [
         (("objective.loss=mse",), "objective.loss: model.output chunked computes bce and softmax, got mse"),
-        (("training.compile=graph",), "training.compile: graph needs dense labels"),
         (
             ("model.output.weights=bf16",),
             "set training.stages.0.optimizer.unary: {kind: sgd, momentum: 0}",
