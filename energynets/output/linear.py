@@ -82,7 +82,9 @@ class ChunkedLinear(nn.Linear):
         """Logits (B, L), for prediction."""
         if self.weight.dtype != torch.bfloat16:
             return super().forward(features)
-        logits = nn.functional.linear(features.bfloat16(), self.weight).to(features.dtype)
+        # A product in bfloat16 would round logits to 8 bits, and rank by what is left of them.
+        parts = [nn.functional.linear(features, rows.to(features.dtype)) for rows in self.weight.split(self.chunk)]
+        logits = torch.cat(parts, dim=1)
         return logits if self.bias is None else logits + self.bias
 
     def loss(self, features: Tensor, labels: SparseBatch, loss: str) -> Tensor:

@@ -170,7 +170,7 @@ def test_bf16_is_near(name: str, settings: dict[str, Any]) -> None:
     assert (moved * of_weight).sum() / of_weight.square().sum() == pytest.approx(1, abs=0.05)
     assert layer.weight.dtype == (torch.bfloat16 if "weights" in settings else torch.float32)
     assert layer(features).dtype == torch.float32
-    assert_same(layer(features), exact_logits(layer, features), 5e-3)
+    assert_same(layer(features), exact_logits(layer, features), 1e-6)
 
 
 def exact_logits(layer: nn.Linear, features: Tensor) -> Tensor:
