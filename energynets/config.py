@@ -18,31 +18,33 @@ from energynets.config_models import (
     BagOfWordsConfig,
     BayesModel,
     BundleEntropyConfig,
+    ChunkedOutputConfig,
     ClassifierModel,
     EnergyConfig,
     EnergyModel,
     Features,
     FrequencyModel,
-    From0,
     GradientConfig,
     GradientDescentConfig,
     ICNNConfig,
     ImplicitConfig,
     KimCNNConfig,
     LinearModel,
+    LinearOutputConfig,
     MirrorDescentConfig,
     Model,
     NeighboursModel,
+    OutputConfig,
     Positive,
     ProjectedGradientConfig,
     Section,
-    Share,
     SolverConfig,
     SPENConfig,
     TruncatedConfig,
     UnrollConfig,
     XMLCNNConfig,
 )
+from energynets.config_training import Group, GroupOptimizer, Optimizer, Stage, Training
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -51,6 +53,7 @@ __all__ = [
     "BagOfWordsConfig",
     "BayesModel",
     "BundleEntropyConfig",
+    "ChunkedOutputConfig",
     "ClassifierModel",
     "Data",
     "EndToEndConfig",
@@ -62,14 +65,17 @@ __all__ = [
     "FrequencyModel",
     "GradientConfig",
     "GradientDescentConfig",
+    "GroupOptimizer",
     "ICNNConfig",
     "ImplicitConfig",
     "KimCNNConfig",
     "LinearModel",
+    "LinearOutputConfig",
     "MirrorDescentConfig",
     "Model",
     "NeighboursModel",
     "Optimizer",
+    "OutputConfig",
     "Planted",
     "ProjectedGradientConfig",
     "SPENConfig",
@@ -90,65 +96,6 @@ class EndToEndConfig(Section):
     loss: Literal["bce", "softmax", "mse", "soft_f1"] = Field(default="bce", description="on logits; mse on y")
     steps: Literal["last", "all"] = Field(
         default="last", description="loss on z_T, or its mean over z_1..z_T weighted towards the last"
-    )
-
-
-class Optimizer(Section):
-    """One optimiser of torch and its learning rate over a stage."""
-
-    kind: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="update rule")
-    learning_rate: Above0 = Field(default=1e-3, description="at the start of the stage")
-    weight_decay: From0 = Field(default=0.0, description="L2 penalty (adamw: decoupled)")
-    momentum: Share = Field(default=0.0, description="of sgd")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="of the learning rate over the stage, down to 0"
-    )
-    clip_norm: Above0 | None = Field(default=None, description="largest gradient norm")
-
-
-Group = Literal["features", "unary", "energy"]
-
-
-class Stage(Section):
-    """One stretch of training. What it trains decides the rest: without `energy` the model is its own unary
-    classifier; without `features` they are frozen, computed once and cached."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="in logs and results")
-    trains: tuple[Group, ...] = Field(
-        default=(), description="parameter groups that change; none named: all that the model has"
-    )
-    epochs: Positive = Field(default=20, description="passes over the training documents at most")
-    optimizer: Optimizer = Field(default=Optimizer(), description="of this stage alone")
-    patience: Positive | None = Field(
-        default=None, description="evaluations without gain on validation before the stage ends"
-    )
-    keep: Literal["best", "last"] = Field(
-        default="best",
-        description="weights the stage ends with: best on validation, or last, for a learning rate that decays to 0",
-    )
-
-
-class Training(Section):
-    """The loop: batches, stages, what is watched and what is kept."""
-
-    batch_size: Positive = Field(default=64, description="documents an update")
-    stages: tuple[Stage, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="default: one stage for a classifier; unary, energy, joint for an energy network",
-    )
-    monitor: str = Field(
-        default="f1_example", description="validation metric (or `loss`) that picks the best checkpoint"
-    )
-    evaluate_every: Positive = Field(default=1, description="epochs between evaluations on validation")
-    checkpoint_every: Positive | None = Field(
-        default=None, description="steps between checkpoints; always one at each epoch's end"
-    )
-    cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
-    compile: Literal["none", "engine", "graph"] = Field(
-        default="none",
-        description="engine: inference through torch.compile, for a GPU (on a CPU it is slower); "
-        "graph: the whole step as CUDA graphs; what cannot be compiled runs as ever, and says so",
     )
 
 
@@ -207,6 +154,8 @@ class Experiment(Section):
         bundle = isinstance(self.model, EnergyModel) and isinstance(self.model.solver, BundleEntropyConfig)
         if bundle and self.objective.steps == "all":
             raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
+        self._optimizers_fit()
+        self._output_fits()
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -219,6 +168,30 @@ class Experiment(Section):
             if reads_tokens and self.data.inputs in ("counts", "tfidf"):
                 raise ValueError(f"data.inputs: {self.model.features.kind} reads tokens, got {self.data.inputs}")
         return self
+
+    def _optimizers_fit(self) -> None:
+        for number, stage in enumerate(self.stages):
+            for group in ("features", "unary", "energy"):
+                if getattr(stage.optimizer, group) is not None and group not in stage.trains:
+                    raise ValueError(
+                        f"training.stages.{number}.optimizer.{group}: the stage trains {', '.join(stage.trains)} alone"
+                    )
+
+    def _output_fits(self) -> None:
+        output = getattr(self.model, "output", None)
+        if not isinstance(output, ChunkedOutputConfig):
+            return
+        if self.objective.loss not in ("bce", "softmax"):
+            raise ValueError(
+                f"objective.loss: model.output chunked computes bce and softmax, got {self.objective.loss}: "
+                "use one of these, or output kind linear"
+            )
+        for number, stage in enumerate(self.stages if output.weights == "bf16" else ()):
+            if "unary" in stage.trains and not stage.optimizer.of("unary").plain_sgd:
+                raise ValueError(
+                    "model.output.weights: bf16 is trained by sgd without momentum alone: set "
+                    f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
+                )
 
     @property
     def stages(self) -> tuple[Stage, ...]:

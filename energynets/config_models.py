@@ -225,12 +225,35 @@ GradientConfig = Annotated[UnrollConfig | TruncatedConfig | ImplicitConfig, Fiel
 # -------------------------------------------------------------------------------------------------------- models
 
 
+class LinearOutputConfig(Section):
+    """All logits of a batch at once."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class ChunkedOutputConfig(Section):
+    """For very many labels: loss and gradients a chunk of labels at a time, no batch of logits or dense targets."""
+
+    kind: Literal["chunked"] = "chunked"
+    chunk: Positive = Field(default=4096, description="labels at a time")
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="of the factors of the loss's products; sums stay float32"
+    )
+    weights: Literal["float32", "bf16"] = Field(
+        default="float32", description="bf16: half the memory and bf16 products; trained by sgd without momentum alone"
+    )
+
+
+OutputConfig = Annotated[LinearOutputConfig | ChunkedOutputConfig, Field(discriminator="kind")]
+
+
 class ClassifierModel(Section):
     """logits = f U^T + u0: XML-CNN, Kim-CNN or bag of words with its own output layer."""
 
     kind: Literal["classifier"] = "classifier"
     features: Features = Field(description="x -> f")
     bias: bool = Field(default=True, description="of the output layer")
+    output: OutputConfig = Field(default=LinearOutputConfig(), description="how its loss is computed")
 
 
 class EnergyModel(Section):

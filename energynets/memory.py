@@ -15,6 +15,7 @@ from energynets.inference import BundleEntropy, Implicit
 from energynets.inference.engine.fused import LARGEST
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
+from energynets.output import ChunkedLinear
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # Numbers that an optimiser keeps of each weight; torch's sgd keeps one where it has momentum.
 _Module = TypeVar("_Module", bound=nn.Module)
 _STATE_NUMBERS = {"adam": 2, "adamw": 2}
+# Tensors of the size of the logits that a classifier's loss holds at its peak, targets and gradient included, as
+# measured: all B x L of them at once, or in chunks of labels.
+_LOSS_TENSORS = {"bce": 4, "softmax": 5, "mse": 5, "soft_f1": 4}
+_CHUNK_TENSORS = {"bce": 3, "softmax": 2}
 # First part of a weight's name within its feature network -> what tables call it; others keep their name.
 _PARTS = {"first": "hidden layers", "rest": "hidden layers"}
 
@@ -33,15 +38,22 @@ class StageMemory:
 
     Args:
         name: of the stage.
-        gradients: of the weights it trains.
+        gradients: of the weights it trains, but for an output that is trained without one.
         optimizer: its state.
         unroll: what the T steps of inference keep for the backward pass, of one batch.
+        loss: logits, targets and what else the loss of a classifier takes, of one batch; not counted with an energy.
     """
 
     name: str
     gradients: int
     optimizer: int
     unroll: int
+    loss: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it, in bytes."""
+        return self.gradients + self.optimizer + self.unroll + self.loss
 
 
 @dataclass(frozen=True)
@@ -70,13 +82,12 @@ class Memory:
     @property
     def largest(self) -> StageMemory:
         """The stage that needs most."""
-        return max(self.stages, key=lambda stage: stage.gradients + stage.optimizer + stage.unroll)
+        return max(self.stages, key=lambda stage: stage.total)
 
     @property
     def total(self) -> int:
-        """Bytes of the largest stage: weights and the copy of the best ones, gradients, optimiser, unroll."""
-        stage = self.largest
-        return 2 * self.weights + stage.gradients + stage.optimizer + stage.unroll
+        """Bytes of the largest stage: weights and the copy of the best ones, gradients, optimiser, unroll, loss."""
+        return 2 * self.weights + self.largest.total
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -120,12 +131,25 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
     groups: dict[str, list[nn.Parameter]] = model.parameter_groups()
     stages = []
     for stage in experiment.stages:
-        trained = _bytes({id(p): p for group in stage.trains for p in groups.get(group, ())}.values())
-        kept = _STATE_NUMBERS.get(stage.optimizer.kind, 1 if stage.optimizer.momentum else 0)
+        gradients = state = 0
+        for group in stage.trains:
+            trained, rule = _bytes(groups.get(group, ())), stage.optimizer.of(group)
+            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(model, "unary", None), ChunkedLinear)):
+                gradients += trained
+            state += trained * _STATE_NUMBERS.get(rule.kind, 1 if rule.momentum else 0)
         unrolled = unroll if "energy" in stage.trains else 0
-        stages.append(StageMemory(stage.name, trained, kept * trained, unrolled))
+        loss = 0 if "energy" in stage.trains else loss_bytes(experiment.objective.loss, model, batch_size)
+        stages.append(StageMemory(stage.name, gradients, state, unrolled, loss))
     steps = model.solver.steps if isinstance(model, EnergyNetwork) else 0
     return Memory(tuple(_components(model).items()), _bytes(weights.values()), tuple(stages), batch_size, steps)
+
+
+def loss_bytes(loss: str, model: Any, batch_size: int) -> int:
+    """Most bytes at once of a classifier's loss over `batch_size` documents, weights and features left out."""
+    output = getattr(model, "unary", None)
+    if isinstance(output, ChunkedLinear):
+        return 4 * batch_size * min(output.chunk, model.num_labels) * _CHUNK_TENSORS[loss]
+    return 4 * batch_size * int(model.num_labels) * _LOSS_TENSORS[loss]
 
 
 def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
@@ -260,12 +284,14 @@ def report_lines(memory: Memory) -> list[str]:
     lines.append(f"{'total':<16}{count_text(memory.parameters):>10}  ({memory.parameters:,})")
     stage = memory.largest
     rows = [
-        ("weights", memory.weights, "float32"),
+        ("weights", memory.weights, "float32" if memory.weights == 4 * memory.parameters else "float32 and bf16"),
         ("best weights", memory.weights, "the copy that validation picked"),
         ("gradients", stage.gradients, f"stage {stage.name}"),
         ("optimiser", stage.optimizer, f"stage {stage.name}"),
     ]
     if memory.steps:
         rows.append(("unroll", stage.unroll, f"{memory.steps} steps, batch {memory.batch_size}"))
+    if stage.loss:
+        rows.append(("loss", stage.loss, f"batch {memory.batch_size}"))
     rows.append(("training", memory.total, "and the activations of the feature network"))
     return [*lines, "", *(f"{name:<16}{bytes_text(count):>10}  {note}" for name, count, note in rows)]

@@ -43,7 +43,8 @@ class Classifier(_Model):
         features: x -> (B, F), with `num_features`.
         num_labels: L.
         bias: whether there is u0.
-        output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary.
+        output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary, or a `ChunkedLinear`, whose
+            loss needs no (B, L) tensor.
         domain: where y lives, `Box()` by default.
 
     Example:

@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 
 from energynets.data.batches import Batch
+from energynets.energies import Box
 from energynets.errors import ConfigError
 from energynets.models import Classifier, EnergyNetwork
 from energynets.objectives.losses import loss_by_name
+from energynets.output import ChunkedLinear
 
 
 class EndToEnd:
     """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
 
-    The loss is that of the model's domain: `mse` of real numbers is on z itself.
+    The loss is that of the model's domain: `mse` of real numbers is on z itself. A classifier with a `ChunkedLinear`
+    output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding.
 
     Args:
         loss: `bce`, `softmax`, `mse` or `soft_f1`.
@@ -34,7 +37,16 @@ class EndToEnd:
         self._loss = loss_by_name(loss)
 
     def __call__(self, model: Classifier | EnergyNetwork, batch: Batch) -> Tensor:
-        """The scalar to minimise."""
+        """The scalar to minimise.
+
+        Raises:
+            ConfigError: a loss that the model's domain, or an output in chunks, has not.
+        """
+        output = getattr(model, "unary", None)
+        if isinstance(output, ChunkedLinear):
+            if not isinstance(model.domain, Box):
+                raise ConfigError(f"ChunkedLinear is an output over labels in a Box, got {model.domain}: use nn.Linear")
+            return output.loss(model.compute_features(batch.inputs), batch.labels, self.loss)
         if self.steps == "last":
             logits = model(batch.inputs)
             return self._loss(logits, batch.labels.dense(logits.dtype), model.domain)

@@ -18,6 +18,7 @@ from energynets.errors import ConfigError, DataError
 from energynets.features import FEATURES
 from energynets.inference import GRADIENTS, SOLVERS
 from energynets.models import Classifier, EnergyNetwork
+from energynets.output import ChunkedLinear
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -137,7 +138,8 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         torch.manual_seed(experiment.seed)
         features = _build_features(settings.features, sizes, vectors)
         if settings.kind == "classifier":
-            return Classifier(features, sizes.labels, bias=settings.bias)
+            output = _build_output(settings, features, sizes)
+            return Classifier(features, sizes.labels, bias=settings.bias, output=output)
         assert settings.kind == "energy_network"
         # The unary is drawn as a classifier's would be, before the energy: of one seed, an energy network starts as
         # its own baseline weight for weight.
@@ -179,6 +181,13 @@ def _build_features(settings: Any, sizes: Sizes, vectors: Tensor | None) -> Any:
             )
         extra = {"vectors": vectors}
     return kind(sizes.inputs, **_arguments(settings), **extra)
+
+
+def _build_output(settings: Any, features: Any, sizes: Sizes) -> ChunkedLinear | None:
+    """The output layer that is asked for by name; None is a classifier's own."""
+    if settings.output.kind == "linear":
+        return None
+    return ChunkedLinear(features.num_features, sizes.labels, bias=settings.bias, **_arguments(settings.output))
 
 
 def _build_baseline(experiment: Experiment) -> Any:

@@ -18,16 +18,14 @@ from energynets.errors import CheckpointError, ConfigError, InferenceError, Trai
 from energynets.features import FeatureCache
 from energynets.training.checkpoint import (
     Checkpoint,
-    load_optimizer_tensors,
     load_random_tensors,
     load_weights,
-    optimizer_tensors,
     random_tensors,
 )
 from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
-from energynets.training.optimizers import build_optimizer, schedule_factor, set_learning_rate
+from energynets.training.optimizers import Optimizers, schedule_factor
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder
 from energynets.training.stages import Position, stage_view, trained
@@ -49,7 +47,7 @@ class _Current:
     stage: Stage
     view: Any
     parameters: list[nn.Parameter]
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     train_features: Tensor | None = None
     validation_features: Tensor | None = None
     update: Update | GraphedUpdate | None = None
@@ -120,8 +118,10 @@ class Loop:
         view = stage_view(self.model, stage.trains)
         at = self.position
         self.progress.stage(stage.name, at.stage + 1, len(self.experiment.stages), stage.epochs, self.batches)
-        with trained(view, stage.trains, stage.name) as parameters:
-            optimizer = build_optimizer(stage.optimizer, parameters, capturable=self._graphs)
+        with contextlib.ExitStack() as stack:
+            parameters = stack.enter_context(trained(view, stage.trains, stage.name))
+            optimizer = Optimizers(stage.optimizer, view, stage.trains, capturable=self._graphs)
+            stack.callback(optimizer.close)
             current = _Current(stage, view, parameters, optimizer)
             if "features" not in stage.trains:
                 self._cache_features(current)
@@ -181,7 +181,7 @@ class Loop:
         at, settings = self.position, current.stage.optimizer
         total = current.stage.epochs * self.batches
         factor = schedule_factor(settings.schedule, at.epoch * self.batches + at.step, total)
-        set_learning_rate(current.optimizer, settings.learning_rate * factor)
+        current.optimizer.set_factor(factor)
         assert current.update is not None
         try:
             numbers = current.update.gradients(batch.to(self.device))
@@ -229,6 +229,10 @@ class Loop:
         at, number = self.position, self.position.stage
         what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
         knobs = [f"training.stages.{number}.optimizer.learning_rate (now {stage.optimizer.learning_rate:g})"]
+        for group in stage.trains:
+            if getattr(stage.optimizer, group) is not None:
+                rate = stage.optimizer.of(group).learning_rate
+                knobs.append(f"training.stages.{number}.optimizer.{group}.learning_rate (now {rate:g})")
         if hasattr(self.model, "solver"):
             knobs.append("model.solver.mixing" if hasattr(self.model.solver, "mixing") else "model.solver.step_size")
         clip = stage.optimizer.clip_norm
@@ -323,21 +327,21 @@ class Loop:
             )
         load_random_tensors(checkpoint.under("random"), self.device)
 
-    def _restore_stage(self, optimizer: torch.optim.Optimizer) -> None:
+    def _restore_stage(self, optimizer: Optimizers) -> None:
         """The optimiser of a stage that a checkpoint was taken in."""
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is not None:
-            load_optimizer_tensors(optimizer, checkpoint.under("optimizer"))
+            optimizer.load_tensors(checkpoint.under("optimizer"))
             # Caching features may have drawn random numbers that the uninterrupted run drew before this moment.
             load_random_tensors(checkpoint.under("random"), self.device)
 
-    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _save(self, optimizer: Optimizers | None) -> None:
         self._tick()
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in (self.best or {}).items()}
         tensors |= {f"random/{name}": tensor for name, tensor in random_tensors(self.device).items()}
         if optimizer is not None:
-            tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+            tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}
         state = {"position": self.position.to_dict(), "data": self.fingerprint}
         self.folder.checkpoints.save(Checkpoint(tensors, state))
 
@@ -358,7 +362,7 @@ class Loop:
             raise _Stop
 
     @contextlib.contextmanager
-    def _saving_on_stop(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def _saving_on_stop(self, optimizer: Optimizers) -> Iterator[None]:
         try:
             yield
         except _Stop:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from energynets.output import ChunkedLinear, ChunkedSGD
+from energynets.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
     from energynets.config import Optimizer
@@ -35,6 +38,93 @@ def build_optimizer(
     # The first step and an epoch's smaller last one run without a graph on purpose: nothing to be warned of.
     optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
+
+
+class Optimizers:
+    """The optimisers of a stage: one for all groups without settings of their own, one for each group with.
+
+    A `ChunkedLinear` output on SGD without momentum gets `ChunkedSGD`, until `close()`.
+
+    Args:
+        settings: of the stage.
+        model: as the stage sees it; what it trains requires gradients.
+        trains: names of groups.
+        capturable: as of `build_optimizer`.
+    """
+
+    def __init__(self, settings: Optimizer, model: Any, trains: Sequence[str], *, capturable: bool = False) -> None:
+        output = getattr(model, "unary", None)
+        output = output if isinstance(output, ChunkedLinear) else None
+        shared: list[nn.Parameter] = []
+        seen: set[int] = set()  # tied weights are trained by the first group that has them
+        own: list[tuple[Optimizer, list[nn.Parameter]]] = []
+        deferred: Optimizer | None = None
+        groups: Mapping[str, Sequence[nn.Parameter]] = model.parameter_groups()
+        for name in trains:
+            parameters = [weight for weight in groups[name] if weight.requires_grad and id(weight) not in seen]
+            seen |= {id(weight) for weight in parameters}
+            if name == "unary" and output is not None and settings.of(name).plain_sgd:
+                deferred = settings.of(name)
+            elif getattr(settings, name, None) is None:
+                shared += parameters
+            elif parameters:
+                own.append((settings.of(name), parameters))
+        # The one of the stage first: where it is the only one, its checkpoints are those of a single optimiser.
+        kinds = [(settings, shared), *own] if shared else own
+        self._parts = [(build_optimizer(of, some, capturable=capturable), of.learning_rate) for of, some in kinds]
+        self._deferred: ChunkedSGD | None = None
+        if deferred is not None and output is not None:
+            self._deferred = ChunkedSGD(output, deferred.learning_rate, deferred.weight_decay)
+            self._parts.append((self._deferred, deferred.learning_rate))
+
+    @property
+    def output(self) -> ChunkedLinear | None:
+        """The layer whose gradient is never held."""
+        return None if self._deferred is None else self._deferred.output
+
+    def set_factor(self, factor: float) -> None:
+        """Every learning rate times a factor of its schedule."""
+        for optimizer, rate in self._parts:
+            set_learning_rate(optimizer, rate * factor)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As of torch's."""
+        for optimizer, _ in self._parts:
+            optimizer.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """As of torch's."""
+        for optimizer, _ in self._parts:
+            optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Their state by `number of the parameter/name`, parameters counted through."""
+        found: dict[str, Tensor] = {}
+        for optimizer, first in self._numbered():
+            for key, tensor in optimizer_tensors(optimizer).items():
+                number, _, name = key.partition("/")
+                found[f"{first + int(number)}/{name}"] = tensor
+        return found
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for optimizer, first in self._numbered():
+            count = sum(len(group["params"]) for group in optimizer.param_groups)
+            numbered = [(key.partition("/"), tensor) for key, tensor in tensors.items()]
+            own = {f"{int(n) - first}/{name}": t for (n, _, name), t in numbered if first <= int(n) < first + count}
+            load_optimizer_tensors(optimizer, own)
+
+    def close(self) -> None:
+        """Losses leave gradients everywhere again."""
+        if self._deferred is not None:
+            self._deferred.close()
+
+    def _numbered(self) -> list[tuple[torch.optim.Optimizer, int]]:
+        found, first = [], 0
+        for optimizer, _ in self._parts:
+            found.append((optimizer, first))
+            first += sum(len(group["params"]) for group in optimizer.param_groups)
+        return found
 
 
 def schedule_factor(schedule: str, step: int, total: int) -> float:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from energynets.data.batches import Batch
 from energynets.inference import compiled_engine
+from energynets.output import ChunkedLinear
+from energynets.training.optimizers import Optimizers
 
 Objective = Callable[[Any, Batch], Tensor]
 
@@ -26,7 +28,7 @@ class Update:
         model: what is trained, as its stage sees it.
         objective: (model, batch) -> scalar.
         parameters: that change.
-        optimizer: over them.
+        optimizer: over them; with `output`, where a layer's gradient is never held.
         clip_norm: largest gradient norm, or None.
         project: brings weights back into their sets after a step.
         compiled_from: batches of as many documents compile the engine; None never does. An epoch's last batch is
@@ -38,7 +40,7 @@ class Update:
         model: Any,
         objective: Objective,
         parameters: Sequence[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Optimizers,
         *,
         clip_norm: float | None = None,
         project: Callable[[], None] = lambda: None,
@@ -64,8 +66,18 @@ class Update:
         if not loss.requires_grad:
             raise NothingToTrainError("the loss does not depend on what it trains")
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = self._clip(getattr(self.optimizer, "output", None))
         return torch.stack([loss.detach().float(), norm.float()])
+
+    def _clip(self, output: ChunkedLinear | None) -> Tensor:
+        """The norm of all gradients before they are clipped, one that is not held included."""
+        if output is None or output.pending is None or output.pending.slope is None:
+            return torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.hypot(torch.nn.utils.get_total_norm(gradients), output.pending.norm())
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        output.pending.slope *= (self.clip_norm / (norm + 1e-6)).clamp(max=1)  # as torch clips
+        return norm
 
     def apply(self) -> None:
         """The optimiser's step, and the projection after it."""

@@ -14,13 +14,14 @@ from scipy.sparse import random_array
 from toy_run import SPEN as SPEN_MODEL
 from toy_run import stage, toy_data, toy_experiment
 
-from energynets import ICNN, SPEN, BagOfWords, EnergyNetwork, MirrorDescent
+from energynets import ICNN, SPEN, BagOfWords, Classifier, EnergyNetwork, MirrorDescent
 from energynets.config import Optimizer
 from energynets.data.batches import CachedFeatures, TokenBatch, batches
 from energynets.data.dataset import Documents
 from energynets.errors import NotCompiledWarning, TrainingError
 from energynets.inference.engine import compiled
 from energynets.objectives import EndToEnd
+from energynets.output import ChunkedLinear
 from energynets.training import Progress, train
 from energynets.training import graph as graphs
 from energynets.training.build import Sizes, build_model, prepared_documents
@@ -170,6 +171,20 @@ def test_graph_on_a_cpu_says_that_nothing_changes_and_nothing_does(tmp_path):
     assert sum("needs a CUDA device, and this is cpu" in line for line in notes.lines) == 1
 
 
+def test_an_output_in_chunks_runs_operation_by_operation_and_says_so():
+    torch.manual_seed(0)
+    output = ChunkedLinear(6, L, chunk=3)
+    model = Classifier(BagOfWords(D, hidden=(6,), input_dropout=0, dropout=0), L, output=output)
+    docs, notes = documents(), []
+    expected = trained(copy.deepcopy(model), OPTIMIZERS[0], docs, graphed=False)[:2]
+    found = trained(model, OPTIMIZERS[0], docs, graphed=True, notes=notes)
+    assert found[0] == expected[0]
+    assert all(torch.equal(a, b) for a, b in zip(found[1], expected[1], strict=True))
+    assert found[2].replayed == 0
+    assert len(notes) == 1
+    assert "an output in chunks of labels" in notes[0]
+
+
 @pytest.fixture
 def as_on_a_device(monkeypatch):
     """The loop's graphs, captured by calling."""
@@ -182,7 +197,7 @@ def as_on_a_device(monkeypatch):
     monkeypatch.setattr("energynets.training.loop.GraphedUpdate", graphed)
     monkeypatch.setattr(Loop, "_graphs", property(lambda loop: loop.experiment.training.compile == "graph"))
     monkeypatch.setattr(
-        "energynets.training.loop.build_optimizer",
+        "energynets.training.optimizers.build_optimizer",
         lambda settings, parameters, capturable: build_optimizer(settings, parameters),
     )
     return made

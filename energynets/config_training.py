@@ -1,0 +1,97 @@
+"""The training section: stages, their optimisers and the loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from energynets.config_models import Above0, From0, Positive, Section, Share
+
+Rule = Literal["adam", "adamw", "sgd"]
+
+
+class GroupOptimizer(Section):
+    """How one group of parameters is trained; what is left out is as in the rest of the stage."""
+
+    kind: Rule | None = Field(default=None, description="update rule")
+    learning_rate: Above0 | None = Field(default=None, description="at the start of the stage")
+    weight_decay: From0 | None = Field(default=None, description="L2 penalty (adamw: decoupled)")
+    momentum: Share | None = Field(default=None, description="of sgd")
+
+
+class Optimizer(Section):
+    """One optimiser of torch and its learning rate over a stage; groups of parameters may have their own.
+
+    A chunked output that is trained by sgd without momentum never has a gradient: each chunk of labels is updated by
+    itself, to the same effect.
+    """
+
+    kind: Rule = Field(default="adam", description="update rule")
+    learning_rate: Above0 = Field(default=1e-3, description="at the start of the stage")
+    weight_decay: From0 = Field(default=0.0, description="L2 penalty (adamw: decoupled)")
+    momentum: Share = Field(default=0.0, description="of sgd")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="of the learning rate over the stage, down to 0"
+    )
+    clip_norm: Above0 | None = Field(default=None, description="largest gradient norm, over all groups")
+    features: GroupOptimizer | None = Field(default=None, description="what the feature network does otherwise")
+    unary: GroupOptimizer | None = Field(default=None, description="what the output layer does otherwise")
+    energy: GroupOptimizer | None = Field(default=None, description="what the energy does otherwise")
+
+    def of(self, group: str) -> Optimizer:
+        """The settings of one group: its own, and where it has none those of the stage."""
+        own = getattr(self, group, None)
+        changed = {} if own is None else {key: value for key, value in own if value is not None}
+        return self.model_copy(update={**changed, "features": None, "unary": None, "energy": None})
+
+    @property
+    def plain_sgd(self) -> bool:
+        """Whether it keeps nothing between steps."""
+        return self.kind == "sgd" and not self.momentum
+
+
+Group = Literal["features", "unary", "energy"]
+
+
+class Stage(Section):
+    """One stretch of training. What it trains decides the rest: without `energy` the model is its own unary
+    classifier; without `features` they are frozen, computed once and cached."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="in logs and results")
+    trains: tuple[Group, ...] = Field(
+        default=(), description="parameter groups that change; none named: all that the model has"
+    )
+    epochs: Positive = Field(default=20, description="passes over the training documents at most")
+    optimizer: Optimizer = Field(default=Optimizer(), description="of this stage alone")
+    patience: Positive | None = Field(
+        default=None, description="evaluations without gain on validation before the stage ends"
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="weights the stage ends with: best on validation, or last, for a learning rate that decays to 0",
+    )
+
+
+class Training(Section):
+    """The loop: batches, stages, what is watched and what is kept."""
+
+    batch_size: Positive = Field(default=64, description="documents an update")
+    stages: tuple[Stage, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="default: one stage for a classifier; unary, energy, joint for an energy network",
+    )
+    monitor: str = Field(
+        default="f1_example", description="validation metric (or `loss`) that picks the best checkpoint"
+    )
+    evaluate_every: Positive = Field(default=1, description="epochs between evaluations on validation")
+    checkpoint_every: Positive | None = Field(
+        default=None, description="steps between checkpoints; always one at each epoch's end"
+    )
+    cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
+    compile: Literal["none", "engine", "graph"] = Field(
+        default="none",
+        description="engine: inference through torch.compile, for a GPU (on a CPU it is slower); "
+        "graph: the whole step as CUDA graphs; what cannot be compiled runs as ever, and says so",
+    )
