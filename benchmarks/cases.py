@@ -57,7 +57,7 @@ SWEEP = tuple(Case("spen", labels, 256, 32, 10, "training") for labels in (1_000
 
 
 def full() -> tuple[Case, ...]:
-    """The table: about a quarter of an hour on two cores."""
+    """The table: about half an hour on two cores, most of it compilation by jax."""
     found = [
         Case(energy, *shape, steps, task)
         for energy, shape, steps, task in itertools.product(("spen", "icnn"), SHAPES, STEPS, TASKS)
@@ -76,17 +76,19 @@ def quick() -> tuple[Case, ...]:
     )
 
 
-def select(cases: Iterable[Case], words: str) -> tuple[Case, ...]:
-    """Those whose name holds every word, e.g. `spen T10 training`.
+def select(cases: Iterable[Case], *choices: str) -> tuple[Case, ...]:
+    """Those whose name holds every word of a choice, e.g. `spen T10 training`; of any choice where there are several.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: a choice that no case fits.
     """
-    cases = tuple(cases)
-    found = tuple(case for case in cases if set(words.split()) <= set(case.name.split()))
-    if not found:
-        parts = {part for case in cases for part in case.name.split()}
-        unknown = [word for word in words.split() if word not in parts]
-        hint = nearest(unknown[0], parts) if unknown else ""
-        raise ConfigError(f"bench: no case has all of {words!r} in its name{hint}")
-    return found
+    cases, found = tuple(cases), set()
+    for words in choices:
+        fitting = {case for case in cases if set(words.split()) <= set(case.name.split())}
+        if not fitting:
+            parts = {part for case in cases for part in case.name.split()}
+            unknown = [word for word in words.split() if word not in parts]
+            hint = nearest(unknown[0], parts) if unknown else ""
+            raise ConfigError(f"bench: no case has all of {words!r} in its name{hint}")
+        found |= fitting
+    return tuple(case for case in cases if case in found)

@@ -19,8 +19,13 @@ from energynets.errors import ConfigError, MissingExtraError
 
 def bench(
     select: Annotated[
-        str, typer.Option("--select", "-k", help="Only cases with all these words in their names, e.g. 'spen T10'.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--select",
+            "-k",
+            help="Only cases with all these words in their names, e.g. 'spen T10'; given again: or these.",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few small shapes, under two minutes.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of every contestant; default all cores.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write a JSON file, and the plots beside it.")] = None,
@@ -35,7 +40,7 @@ def bench(
     Example: energynets bench --quick --save benchmarks/results/laptop.json
     """
     harness, cases, timing, table = (_part(name) for name in ("harness", "cases", "timing", "table"))
-    wanted = cases.select(cases.quick() if quick else cases.full(), select)
+    wanted = cases.select(cases.quick() if quick else cases.full(), *(select or [""]))
     if save is not None and not save.parent.is_dir():
         raise ConfigError(f"bench: no folder {save.parent} to write {save.name} to")
     began = time.monotonic()
