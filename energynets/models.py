@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from energynets.data.batches import BatchInputs, CachedFeatures
+from energynets.data.batches import BatchInputs, CachedFeatures, SparseBatch
 from energynets.energies import Box, Domain, Energy
 from energynets.errors import ConfigError
 from energynets.inference import (
@@ -22,14 +23,57 @@ from energynets.inference import (
     Unroll,
     infer,
 )
+from energynets.inference.engine import asked_for_general_path
+from energynets.inference.streaming import LabelStream, check_streamed, energy_stream, linear_stream
+from energynets.top import top_labels
 
 
-class _Model(nn.Module):
-    """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`."""
+class _Model(nn.Module, ABC):
+    """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`.
+
+    With `label_chunk` the loss and the best labels are computed that many labels at a time, without a (B, L) tensor.
+    """
 
     features: nn.Module
+    num_labels: int
     domain: Domain
     """Where y(logits) lives."""
+    label_chunk: int | None
+
+    @property
+    def streams(self) -> bool:
+        """Whether labels come in chunks; within `general_path()` they do not."""
+        return self.label_chunk is not None and not asked_for_general_path()
+
+    @abstractmethod
+    def _stream(self, inputs: BatchInputs, chunk: int) -> LabelStream:
+        """Labels of this batch, `chunk` at a time."""
+
+    def streamed_bce(self, inputs: BatchInputs, labels: SparseBatch) -> Tensor:
+        """Binary cross-entropy of the logits, summed over labels, averaged over documents, differentiable, in chunks.
+
+        Args:
+            inputs: B documents.
+            labels: (B, L).
+
+        Raises:
+            ConfigError: the model has no `label_chunk`.
+            ShapeError: labels of another shape.
+        """
+        if self.label_chunk is None:
+            raise ConfigError(f"{type(self).__name__}: labels come in chunks where it is given a label_chunk")
+        return self._stream(inputs, self.label_chunk).bce(labels)
+
+    @torch.no_grad()
+    def top_k(self, inputs: BatchInputs, k: int) -> tuple[Tensor, Tensor]:
+        """The k best labels of each document (all L where k > L), in chunks where the model has a `label_chunk`.
+
+        Returns:
+            Label ids and logits, (B, k) each, best first, ties by smaller id.
+        """
+        if self.label_chunk is None or not self.streams:
+            return top_labels([self(inputs)], k)
+        return top_labels(self._stream(inputs, self.label_chunk).logits(), k)
 
     def compute_features(self, inputs: BatchInputs) -> Tensor:
         """f (B, F)."""
@@ -46,6 +90,10 @@ class Classifier(_Model):
         output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary, or a `ChunkedLinear`, whose
             loss needs no (B, L) tensor.
         domain: where y lives, `Box()` by default.
+        label_chunk: compute the loss and the best labels this many labels at a time, without a (B, L) tensor.
+
+    Raises:
+        ConfigError: a `label_chunk` below 1, or in another domain.
 
     Example:
         >>> import torch
@@ -61,6 +109,7 @@ class Classifier(_Model):
         bias: bool = True,
         output: nn.Linear | None = None,
         domain: Domain | None = None,
+        label_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.domain = Box() if domain is None else domain
@@ -68,10 +117,16 @@ class Classifier(_Model):
         self.features = features
         self.num_labels = num_labels
         self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
+        self.label_chunk = _checked_chunk(label_chunk)
+        if label_chunk is not None and type(self.domain) is not Box:
+            raise ConfigError(f"label_chunk: labels in chunks do not go with domain {self.domain}: use Box()")
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits (B, L)."""
         return self.unary(self.compute_features(inputs))
+
+    def _stream(self, inputs: BatchInputs, chunk: int) -> LabelStream:
+        return linear_stream(self.unary, self.compute_features(inputs), chunk)
 
     def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """The logits of every inference step: here there is one answer and no step."""
@@ -99,9 +154,12 @@ class EnergyNetwork(_Model):
         solver: default `MirrorDescent()`.
         gradient: how training differentiates inference: `Unroll()` (default), `Truncated(k)` or `Implicit()`. Where
             torch records no gradients, inference keeps no graph.
+        label_chunk: compute the loss and the best labels this many labels at a time, without a (B, L) tensor: for
+            measured energies without gates, `MirrorDescent` and `Unroll()`. It costs 2 T + 1 times phi.
 
     Raises:
-        ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them.
+        ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
+            that cannot come in chunks.
 
     Example:
         >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
@@ -115,6 +173,7 @@ class EnergyNetwork(_Model):
         energy: Energy,
         solver: Solver | None = None,
         gradient: Unroll | Truncated | Implicit | None = None,
+        label_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -127,6 +186,12 @@ class EnergyNetwork(_Model):
                 "gradient: a fixed point does not depend on step sizes: no Implicit() with learn_step_sizes"
             )
         self.num_labels = energy.num_labels
+        self.label_chunk = _checked_chunk(label_chunk)
+        if label_chunk is not None:
+            check_streamed(energy, self.solver, self.gradient)
+
+    def _stream(self, inputs: BatchInputs, chunk: int) -> LabelStream:
+        return energy_stream(self.solver, self.energy, self.compute_features(inputs), chunk)  # type: ignore[arg-type]
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits z_T (B, L)."""
@@ -162,7 +227,9 @@ class EnergyNetwork(_Model):
         unary = getattr(self.energy, "unary", None)
         if not isinstance(unary, nn.Linear):
             raise ConfigError(f"{type(self.energy).__name__} has no linear `unary` to train alone: train 'energy' too")
-        return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
+        return Classifier(
+            self.features, self.num_labels, output=unary, domain=self.domain, label_chunk=self.label_chunk
+        )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What a training stage can train by name: `features`, `unary` and `energy` (learned step sizes included)."""
@@ -177,3 +244,9 @@ class EnergyNetwork(_Model):
         project = getattr(self.energy, "project", None)
         if callable(project):
             project()
+
+
+def _checked_chunk(label_chunk: int | None) -> int | None:
+    if label_chunk is not None and label_chunk < 1:
+        raise ConfigError(f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}")
+    return label_chunk
