@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from energynets.errors import ConfigError
 from energynets.inference import BundleEntropy, Implicit
 from energynets.inference.engine.fused import LARGEST
+from energynets.inference.engine.streamed import working_numbers
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
 from energynets.output import ChunkedLinear
@@ -153,8 +154,15 @@ def loss_bytes(loss: str, model: Any, batch_size: int) -> int:
 
 
 def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
-    """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out."""
+    """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out.
+
+    Where labels come in chunks, also what the passes over them hold.
+    """
     energy, solver, gradient = model.energy, model.solver, model.gradient
+    if model.label_chunk is not None:
+        chunk = min(model.label_chunk, model.num_labels)
+        numbers = working_numbers(solver.steps, batch_size, energy.num_measurements, chunk)  # type: ignore[arg-type]
+        return numbers * next(energy.parameters()).element_size()
     at_minimum = isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy)
     if not at_minimum:
         energy, solver = _tangible(energy), _tangible(solver)

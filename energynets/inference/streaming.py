@@ -13,7 +13,7 @@ from energynets.energies import Box, Energy, MeasuredEnergy
 from energynets.errors import ConfigError, ShapeError
 from energynets.inference.engine import general_reason, mirror_descent
 from energynets.inference.engine.heads import slope_of
-from energynets.inference.engine.schedule import base_factors, stacked
+from energynets.inference.engine.schedule import Number, base_factors, stacked
 from energynets.inference.engine.streamed import Inputs, StreamedBCE, StreamPlan, cut, descend, final_logits
 from energynets.inference.gradient import GradientMode, Unroll
 from energynets.inference.solver import Solver
@@ -90,10 +90,10 @@ def energy_stream(solver: Descent, energy: MeasuredEnergy, features: Tensor, chu
         chunk,
         make_slope,
         mask,
-        [float(size) for size in sizes],
-        float(tau),
+        [_value(size) for size in sizes],
+        _value(tau),
         solver.momentum,
-        [float(factor) for factor in factors],
+        [_value(factor) for factor in factors],
         solver.precision,
     )
     inputs = Inputs(features, energy.unary.weight, energy.unary.bias, energy.measure, offset)
@@ -120,3 +120,7 @@ def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> No
     for what, present in refused.items():
         if present:
             raise ConfigError(f"label_chunk: labels in chunks do not go with {what}")
+
+
+def _value(number: Number) -> float:
+    return float(number.detach()) if isinstance(number, Tensor) else float(number)

@@ -11,8 +11,8 @@ over the chunks:
             dA = sum_t n_t^T dz_t + dm_t^T y_t               dphi = sum_t c_t dz_t
             dU = dphi^T f, du0 = sum_B dphi, df += dphi U
 
-So A is read in 4 T + 1 products and U in 2 T + 3, where the unstreamed descent reads U in 3. Besides the weights and
-their gradients memory is (3 T + 1) B K + (2 T + 4) B C numbers, whatever L is.
+The unstreamed descent computes phi once, and this one 2 T + 1 times. Its memory besides the weights and their
+gradients is `working_numbers`, whatever L is.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from energynets.data.batches import SparseBatch
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward
+
+
+def working_numbers(steps: int, batch: int, measurements: int, chunk: int) -> int:
+    """Most numbers held at once: what all chunks share, and of one chunk z_t, dz_t, phi and three more of its size."""
+    return (7 * steps + 1) * batch * measurements + (2 * steps + 4) * batch * chunk
 
 
 class Inputs(NamedTuple):
