@@ -37,8 +37,8 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward
 
 
 def working_numbers(steps: int, batch: int, measurements: int, chunk: int) -> int:
-    """Most numbers held at once: what all chunks share, and of one chunk z_t, dz_t, phi and three more of its size."""
-    return (7 * steps + 1) * batch * measurements + (2 * steps + 4) * batch * chunk
+    """Most numbers held at once: what all chunks share, and of one chunk phi, y_0 and every z_t and dm_t A."""
+    return (7 * steps + 1) * batch * measurements + max(2 * steps + 2, 3) * batch * chunk
 
 
 class Inputs(NamedTuple):
@@ -219,48 +219,60 @@ class LabelBars(NamedTuple):
     factors: Tensor | None
 
 
-def label_backward(
-    plan: StreamPlan,
-    inputs: Inputs,
-    run: StreamRun,
-    bars: Tensor,
-    parts: Sequence[Part],
-    scale: Tensor,
-    wanted: LabelBars,
-) -> LabelBars:
-    """One pass in which each chunk has all its steps at once; `wanted` are places, summed into or written over."""
-    steps, n = plan.steps, run.coordinates
-    # In place z_t becomes y_t and dm_t A becomes dz_t, so that each has changed places with its partner in dA.
-    before = torch.cat((n, bars)).flatten(0, 1)
-    after = torch.cat((bars[1:], n[-1:], bars[:1], n[:-1])).flatten(0, 1)
-    factors = inputs.features.new_tensor(plan.factors)
-    for chunk, part in zip(plan.chunks(inputs), parts, strict=True):
-        phi, labels = chunk.phi, chunk.labels
+@dataclass(frozen=True)
+class LabelBackward:
+    """The last pass, in which each chunk has all its steps at once.
+
+    Args:
+        plan, inputs, run: of the descent.
+        bars: dm_0 .. dm_{T-1} (T, B, K).
+        scale: d / d loss, summed over documents.
+        wanted: places that are written, or zeros that are added to (features, factors).
+    """
+
+    plan: StreamPlan
+    inputs: Inputs
+    run: StreamRun
+    bars: Tensor
+    scale: Tensor
+    wanted: LabelBars
+
+    def over(self, parts: Sequence[Part]) -> None:
+        """All chunks."""
+        n, bars = self.run.coordinates, self.bars
+        # In place z_t becomes y_t and dm_t A becomes dz_t, so that each has changed places with its partner in dA.
+        before = torch.cat((n, bars)).flatten(0, 1)
+        after = torch.cat((bars[1:], n[-1:], bars[:1], n[:-1])).flatten(0, 1)
+        factors = before.new_tensor(self.plan.factors)
+        for chunk, part in zip(self.plan.chunks(self.inputs), parts, strict=True):
+            self._chunk(chunk, part, before, after, factors)
+
+    def _chunk(self, chunk: Chunk, part: Part, before: Tensor, after: Tensor, factors: Tensor) -> None:
+        phi, labels, steps, wanted = chunk.phi, chunk.labels, self.plan.steps, self.wanted
         stack = mm(before, chunk.rows)
         z, dz = stack.view(2, steps, *phi.shape)
         z.addcmul_(factors[1:, None, None], phi)
-        y_0 = torch.sigmoid(phi * factors[0])
+        y_0 = torch.mul(phi, factors[0]).sigmoid_()
         _sigmoid_backward.grad_input(dz[:1], y_0[None], grad_input=dz[:1])
         _sigmoid_backward.grad_input(dz[1:], z[:-1].sigmoid_(), grad_input=dz[1:])
-        dz_last = loss_slope(z[-1] if steps else phi * factors[0], part).mul_(scale)
+        dz_last = loss_slope(z[-1] if steps else phi * factors[0], part).mul_(self.scale)
         if wanted.factors is not None:
             torch.addmv(wanted.factors[:-1], dz.flatten(1), phi.flatten(), out=wanted.factors[:-1])
-            wanted.factors[-1] += (dz_last * phi).sum()
+            wanted.factors[-1] += torch.dot(dz_last.flatten(), phi.flatten())
         dphi = torch.mul(dz_last, factors[-1], out=phi)
         dphi.view(-1).addmv_(dz.flatten(1).T, factors[:-1])
         dz[:1] = y_0
         if wanted.rows is not None:
             place = wanted.rows[:, labels]
-            found = mm(after.T, rounded(stack, plan.precision), out=place)
+            found = mm(after.T, rounded(stack, self.plan.precision), out=place)
             if found is not place:
                 place.copy_(found)
         if wanted.features is not None:
-            wanted.features.addmm_(dphi, inputs.weight[labels])
+            wanted.features.addmm_(dphi, self.inputs.weight[labels])
         if wanted.weight is not None:
-            torch.mm(dphi.T, inputs.features, out=wanted.weight[labels])
+            torch.mm(dphi.T, self.inputs.features, out=wanted.weight[labels])
         if wanted.bias is not None:
             torch.sum(dphi, 0, out=wanted.bias[labels])
-    return wanted
 
 
 class StreamedBCE(torch.autograd.Function):
@@ -292,19 +304,18 @@ class StreamedBCE(torch.autograd.Function):
         needs = Inputs(*ctx.needs_input_grad[5:10])
         scale = loss_bar / ctx.count
         shared = shared_backward(plan, inputs, weights, run, dn * scale)
-        places = LabelBars(
+        wanted = LabelBars(
             torch.zeros_like(inputs.features) if needs.features else None,
             torch.empty_like(inputs.weight) if needs.weight else None,
             torch.empty_like(inputs.bias) if inputs.bias is not None and needs.bias else None,
             torch.empty_like(inputs.rows) if needs.rows else None,
             dn.new_zeros(plan.steps + 1) if ctx.needs_input_grad[2] else None,
         )
-        found = places
-        if any(place is not None for place in places):
-            found = label_backward(plan, inputs, run, shared.measurements, ctx.parts, scale, places)
+        if any(place is not None for place in wanted):
+            LabelBackward(plan, inputs, run, shared.measurements, scale, wanted).over(ctx.parts)
         offset = shared.measurements.sum((0, 1) if inputs.offset.ndim == 1 else 0)
         numbers = shared.numbers if ctx.needs_input_grad[3] else None
         return (
-            *(None, None, found.factors, numbers, None),
-            *(found.features, found.weight, found.bias, found.rows, offset, *shared.weights),
+            *(None, None, wanted.factors, numbers, None),
+            *(wanted.features, wanted.weight, wanted.bias, wanted.rows, offset, *shared.weights),
         )
