@@ -30,6 +30,7 @@ from energynets.data.dataset import Documents
 from energynets.energies import Energy, Simplex
 from energynets.errors import ConfigError, InferenceError, ShapeError
 from energynets.inference import general_path
+from energynets.inference.engine.streamed import Part, loss_sum
 from energynets.top import top_labels
 from energynets.training.score import score
 
@@ -196,11 +197,26 @@ def test_a_second_backward_gives_the_same_and_a_second_derivative_is_refused() -
         torch.autograd.grad(loss, parameter, create_graph=True)  # type: ignore[arg-type]
 
 
-def test_logits_far_out_keep_their_loss() -> None:
+@pytest.mark.parametrize("far", [24.0, 800.0])
+def test_logits_far_out_keep_their_loss(far: float) -> None:
     model, batch = network(SPEN(F, 7), MirrorDescent(2)), make_batch(4, 7)
+    bias = model.energy.unary.bias
     with torch.no_grad():
-        model.energy.unary.bias.copy_(torch.linspace(-800, 800, 7))  # type: ignore[union-attr]
+        bias.copy_(torch.linspace(-far, far, 7))  # type: ignore[union-attr, operator]
     check(model, batch, 2)
+    # Every label right, so that little is left of the loss but what is easily rounded off.
+    model.label_chunk = None
+    holds = torch.tensor([4, 5, 6]).repeat(4)
+    with torch.no_grad():
+        bias.copy_(torch.tensor([-far] * 4 + [far] * 3))  # type: ignore[union-attr, operator]
+    check(model, Batch(batch.inputs, SparseBatch(holds, torch.ones(12), torch.arange(0, 13, 3), 7), batch.rows), 2)
+
+
+def test_loss_of_a_label_far_on_the_wrong_side() -> None:
+    z = torch.linspace(19, 45, 27, dtype=torch.float64)
+    nothing = torch.empty(0, dtype=torch.int64)
+    loss = loss_sum(z[None], Part(nothing, nothing, z[:0]))
+    torch.testing.assert_close(loss, (z + torch.log1p(torch.exp(-z))).sum(), rtol=1e-14, atol=0)
 
 
 def test_bf16_products() -> None:
@@ -213,6 +229,18 @@ def test_bf16_products() -> None:
     assert 0 < abs(float(found[0] - expected[0])) < 1e-3 * float(expected[0])
     for mine, theirs in zip(found[1:], expected[1:], strict=True):
         assert 0 < (mine - theirs).norm() < 2e-2 * theirs.norm()
+
+
+def test_float32_products_of_the_size_that_other_kernels_take() -> None:
+    torch.manual_seed(3)
+    model = EnergyNetwork(Itself(), SPEN(F, 9000, num_measurements=256), MirrorDescent(2))
+    features = torch.randn(16, F)
+    batch = Batch(features, make_sparse(16, 9000), torch.arange(16))
+    wanted = list(model.parameters())
+    expected = loss_and_gradients(model, batch, wanted)
+    model.label_chunk = 8192
+    for mine, theirs in zip(loss_and_gradients(model, batch, wanted), expected, strict=True):
+        assert (mine - theirs).norm() < 1e-4 * theirs.norm()
 
 
 # ---------------------------------------------------------------------------------------------------- best labels

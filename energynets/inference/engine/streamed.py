@@ -37,8 +37,9 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward
 
 
 def working_numbers(steps: int, batch: int, measurements: int, chunk: int) -> int:
-    """Most numbers held at once: what all chunks share, and of one chunk phi, y_0 and every z_t and dm_t A."""
-    return (7 * steps + 1) * batch * measurements + max(2 * steps + 2, 3) * batch * chunk
+    """Most numbers held at once: what all chunks share, and of one chunk phi, y_0, every z_t and dm_t A, and its A."""
+    shared = (7 * steps + 1) * batch * measurements
+    return shared + (max(2 * steps + 2, 3) * batch + measurements) * chunk
 
 
 class Inputs(NamedTuple):
@@ -52,7 +53,7 @@ class Inputs(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The targets of a chunk that are not 0: rows, labels counted from its first, values."""
+    """The targets of a chunk that are given: rows, labels counted from its first, values, each place once."""
 
     rows: Tensor
     columns: Tensor
@@ -68,9 +69,11 @@ class Chunk(NamedTuple):
 
 
 def cut(targets: SparseBatch, chunk: int, like: Tensor) -> list[Part]:
-    """The targets that are not 0, sorted by label and cut where chunks are."""
-    columns, order = targets.columns.sort()
-    rows, values = targets.row_indices()[order], targets.values[order].to(like.dtype)
+    """The targets that are given, sorted by label and cut where chunks are; those given twice are added up."""
+    size = max(len(targets), 1)
+    places, which = torch.unique(targets.columns * size + targets.row_indices(), return_inverse=True)
+    values = like.new_zeros(len(places)).index_add_(0, which, targets.values.to(like.dtype))
+    rows, columns = places % size, places // size
     starts = torch.arange(0, targets.num_columns + chunk, chunk, device=columns.device)
     bounds = torch.searchsorted(columns, starts).tolist()
     return [
@@ -112,7 +115,9 @@ class StreamPlan:
             labels = slice(start, start + self.chunk)
             bias = None if inputs.bias is None else inputs.bias[labels]
             phi = functional.linear(inputs.features, inputs.weight[labels], bias)
-            yield Chunk(labels, phi, rounded(inputs.rows[:, labels], self.precision))
+            rows = rounded(inputs.rows[:, labels], self.precision)
+            # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
+            yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
 
     def logits(self, chunk: Chunk, step: int, coordinates: Tensor) -> Tensor:
         """z_t (B, C), written over phi; coordinates are n_1 .. n_T."""
@@ -154,6 +159,13 @@ def final_logits(plan: StreamPlan, inputs: Inputs, run: StreamRun) -> Iterator[t
         yield chunk, plan.logits(chunk, plan.steps, run.coordinates)
 
 
+def loss_sum(logits: Tensor, part: Part) -> Tensor:
+    """The loss of a chunk, summed: softplus(z) where the target is 0. From 20 on torch's own is off by up to 2e-9."""
+    losses = functional.softplus(logits, threshold=40)
+    given = functional.binary_cross_entropy_with_logits(logits[part.rows, part.columns], part.values, reduction="none")
+    return losses.index_put_((part.rows, part.columns), given).sum()
+
+
 def loss_slope(logits: Tensor, part: Part) -> Tensor:
     """dz_T of the summed loss, written over z_T."""
     return logits.sigmoid_().index_put_((part.rows, part.columns), -part.values, accumulate=True)
@@ -166,8 +178,7 @@ def loss_pass(
     total = inputs.features.new_zeros((), dtype=torch.float64)
     dn = inputs.features.new_zeros(len(inputs.features), len(inputs.rows))
     for (chunk, z), part in zip(final_logits(plan, inputs, run), parts, strict=True):
-        # Linear from 40 on: torch's own threshold of 20 is off by 2e-9 there.
-        total += functional.softplus(z, threshold=40).sum() - (z[part.rows, part.columns] * part.values).sum()
+        total += loss_sum(z, part)
         if pull:
             dn = addmm(dn, loss_slope(z, part), chunk.rows.T, out=dn)
     return total.to(dn.dtype), dn
