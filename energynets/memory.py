@@ -121,6 +121,7 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
         ConfigError: the model is a baseline, without weights to count beforehand.
     """
     from energynets.training.build import build_model
+    from energynets.training.stages import stage_view
 
     if not experiment.stages:
         raise ConfigError(f"memory: model.kind {experiment.model.kind} has no weights before it has seen the data")
@@ -133,13 +134,14 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
     stages = []
     for stage in experiment.stages:
         gradients = state = 0
+        view = stage_view(model, stage.trains)
         for group in stage.trains:
             trained, rule = _bytes(groups.get(group, ())), stage.optimizer.of(group)
-            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(model, "unary", None), ChunkedLinear)):
+            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(view, "unary", None), ChunkedLinear)):
                 gradients += trained
             state += trained * _STATE_NUMBERS.get(rule.kind, 1 if rule.momentum else 0)
         unrolled = unroll if "energy" in stage.trains else 0
-        loss = 0 if "energy" in stage.trains else loss_bytes(experiment.objective.loss, model, batch_size)
+        loss = 0 if "energy" in stage.trains else loss_bytes(experiment.objective.loss, view, batch_size)
         stages.append(StageMemory(stage.name, gradients, state, unrolled, loss))
     steps = model.solver.steps if isinstance(model, EnergyNetwork) else 0
     return Memory(tuple(_components(model).items()), _bytes(weights.values()), tuple(stages), batch_size, steps)

@@ -24,56 +24,35 @@ from energynets.inference import (
     infer,
 )
 from energynets.inference.engine import asked_for_general_path
-from energynets.inference.streaming import LabelStream, check_streamed, energy_stream, linear_stream
-from energynets.top import top_labels
+from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
+from energynets.output import ChunkedLinear
+from energynets.top import TopLabels, top_labels
 
 
 class _Model(nn.Module, ABC):
-    """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`.
-
-    With `label_chunk` the loss and the best labels are computed that many labels at a time, without a (B, L) tensor.
-    """
+    """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`."""
 
     features: nn.Module
     num_labels: int
     domain: Domain
     """Where y(logits) lives."""
-    label_chunk: int | None
 
     @property
+    @abstractmethod
     def streams(self) -> bool:
-        """Whether labels come in chunks; within `general_path()` they do not."""
-        return self.label_chunk is not None and not asked_for_general_path()
+        """Whether the loss and the best labels are computed a chunk of labels at a time, without a (B, L) tensor."""
 
     @abstractmethod
-    def _stream(self, inputs: BatchInputs, chunk: int) -> LabelStream:
-        """Labels of this batch, `chunk` at a time."""
+    def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        """Logits (B, C) of labels 0 .. C - 1, of the next, and so on, where the model `streams`; or all (B, L).
 
-    def streamed_bce(self, inputs: BatchInputs, labels: SparseBatch) -> Tensor:
-        """Binary cross-entropy of the logits, summed over labels, averaged over documents, differentiable, in chunks.
-
-        Args:
-            inputs: B documents.
-            labels: (B, L).
-
-        Raises:
-            ConfigError: the model has no `label_chunk`.
-            ShapeError: labels of another shape.
+        Keeps no graph. Each may be overwritten once the next is asked for.
         """
-        if self.label_chunk is None:
-            raise ConfigError(f"{type(self).__name__}: labels come in chunks where it is given a label_chunk")
-        return self._stream(inputs, self.label_chunk).bce(labels)
 
     @torch.no_grad()
-    def top_k(self, inputs: BatchInputs, k: int) -> tuple[Tensor, Tensor]:
-        """The k best labels of each document (all L where k > L), in chunks where the model has a `label_chunk`.
-
-        Returns:
-            Label ids and logits, (B, k) each, best first, ties by smaller id.
-        """
-        if self.label_chunk is None or not self.streams:
-            return top_labels([self(inputs)], k)
-        return top_labels(self._stream(inputs, self.label_chunk).logits(), k)
+    def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
+        """The k best labels of each document (all L where k > L), in chunks where the model `streams`."""
+        return top_labels(self.logits_in_chunks(inputs), k)
 
     def compute_features(self, inputs: BatchInputs) -> Tensor:
         """f (B, F)."""
@@ -90,10 +69,6 @@ class Classifier(_Model):
         output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary, or a `ChunkedLinear`, whose
             loss needs no (B, L) tensor.
         domain: where y lives, `Box()` by default.
-        label_chunk: compute the loss and the best labels this many labels at a time, without a (B, L) tensor.
-
-    Raises:
-        ConfigError: a `label_chunk` below 1, or in another domain.
 
     Example:
         >>> import torch
@@ -109,7 +84,6 @@ class Classifier(_Model):
         bias: bool = True,
         output: nn.Linear | None = None,
         domain: Domain | None = None,
-        label_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.domain = Box() if domain is None else domain
@@ -117,16 +91,21 @@ class Classifier(_Model):
         self.features = features
         self.num_labels = num_labels
         self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
-        self.label_chunk = _checked_chunk(label_chunk)
-        if label_chunk is not None and type(self.domain) is not Box:
-            raise ConfigError(f"label_chunk: labels in chunks do not go with domain {self.domain}: use Box()")
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits (B, L)."""
         return self.unary(self.compute_features(inputs))
 
-    def _stream(self, inputs: BatchInputs, chunk: int) -> LabelStream:
-        return linear_stream(self.unary, self.compute_features(inputs), chunk)
+    @property
+    def streams(self) -> bool:
+        return isinstance(self.unary, ChunkedLinear)
+
+    @torch.no_grad()
+    def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        if isinstance(self.unary, ChunkedLinear):
+            yield from self.unary.in_chunks(self.compute_features(inputs))
+        else:
+            yield self(inputs)
 
     def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """The logits of every inference step: here there is one answer and no step."""
@@ -186,12 +165,42 @@ class EnergyNetwork(_Model):
                 "gradient: a fixed point does not depend on step sizes: no Implicit() with learn_step_sizes"
             )
         self.num_labels = energy.num_labels
-        self.label_chunk = _checked_chunk(label_chunk)
+        self.label_chunk = label_chunk
         if label_chunk is not None:
+            if label_chunk < 1:
+                raise ConfigError(
+                    f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}"
+                )
             check_streamed(energy, self.solver, self.gradient)
 
-    def _stream(self, inputs: BatchInputs, chunk: int) -> LabelStream:
-        return energy_stream(self.solver, self.energy, self.compute_features(inputs), chunk)  # type: ignore[arg-type]
+    @property
+    def streams(self) -> bool:
+        return self.label_chunk is not None and not asked_for_general_path()
+
+    @torch.no_grad()
+    def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        if self.streams:
+            yield from self._stream(inputs).logits()
+        else:
+            yield self(inputs)
+
+    def streamed_bce(self, inputs: BatchInputs, labels: SparseBatch) -> Tensor:
+        """Binary cross-entropy of z_T, summed over labels, averaged over documents, in chunks: differentiable.
+
+        Args:
+            inputs: B documents.
+            labels: (B, L).
+
+        Raises:
+            ConfigError: the model has no `label_chunk`.
+            ShapeError: labels of another shape.
+        """
+        return self._stream(inputs).bce(labels)
+
+    def _stream(self, inputs: BatchInputs) -> LabelStream:
+        if self.label_chunk is None:
+            raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
+        return energy_stream(self.solver, self.energy, self.compute_features(inputs), self.label_chunk)  # type: ignore[arg-type]
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits z_T (B, L)."""
@@ -221,15 +230,17 @@ class EnergyNetwork(_Model):
     def as_classifier(self) -> Classifier:
         """The same model with h = 0 and tau = 1: the classifier on the unary logits, sharing all its weights.
 
+        With a `label_chunk` its output is a `ChunkedLinear`.
+
         Raises:
             ConfigError: the energy has no linear `unary`.
         """
         unary = getattr(self.energy, "unary", None)
         if not isinstance(unary, nn.Linear):
             raise ConfigError(f"{type(self.energy).__name__} has no linear `unary` to train alone: train 'energy' too")
-        return Classifier(
-            self.features, self.num_labels, output=unary, domain=self.domain, label_chunk=self.label_chunk
-        )
+        if self.label_chunk is not None:
+            unary = ChunkedLinear.sharing(unary, self.label_chunk)
+        return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What a training stage can train by name: `features`, `unary` and `energy` (learned step sizes included)."""
@@ -244,9 +255,3 @@ class EnergyNetwork(_Model):
         project = getattr(self.energy, "project", None)
         if callable(project):
             project()
-
-
-def _checked_chunk(label_chunk: int | None) -> int | None:
-    if label_chunk is not None and label_chunk < 1:
-        raise ConfigError(f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}")
-    return label_chunk

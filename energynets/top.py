@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,21 +24,38 @@ def top_positions(logits: Tensor, k: int) -> Tensor:
     return positions
 
 
-def top_labels(chunks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """The k best labels (B, k) and their logits (B, k), descending, ties by smaller label.
+class TopLabels(NamedTuple):
+    """The k best labels of B documents, best first, ties by smaller id.
 
     Args:
-        chunks: logits (B, C) of labels 0 .. C - 1, of those that follow, and so on; L >= k in all. Each may be
-            overwritten once the next is asked for.
+        labels: ids (B, k).
+        logits: (B, k).
+        log_total: log sum exp of all L logits, (B,): softmax probabilities are exp(logits - log_total).
+        num_labels: L.
     """
-    best: tuple[Tensor, Tensor] | None = None
-    start = 0
-    for logits in chunks:
-        labels = torch.arange(start, start + logits.shape[1], device=logits.device).expand_as(logits)
-        start += logits.shape[1]
+
+    labels: Tensor
+    logits: Tensor
+    log_total: Tensor
+    num_labels: int
+
+
+def top_labels(chunks: Iterable[Tensor], k: int) -> TopLabels:
+    """The k best labels (all L where k > L).
+
+    Args:
+        chunks: logits (B, C) of labels 0 .. C - 1, of those that follow, and so on. Each may be overwritten once the
+            next is asked for.
+    """
+    best: TopLabels | None = None
+    for chunk in chunks:
+        start, width = 0 if best is None else best.num_labels, chunk.shape[1]
+        labels = torch.arange(start, start + width, device=chunk.device).expand_as(chunk)
+        total, logits = chunk.logsumexp(1), chunk
         if best is not None:  # what is best so far stands first, in order: its labels are the smaller ones
-            labels, logits = torch.cat((best[0], labels), 1), torch.cat((best[1], logits), 1)
+            labels, logits = torch.cat((best.labels, labels), 1), torch.cat((best.logits, chunk), 1)
+            total = torch.logaddexp(best.log_total, total)
         positions = top_positions(logits, min(k, logits.shape[1]))
-        best = labels.gather(1, positions), logits.gather(1, positions)
+        best = TopLabels(labels.gather(1, positions), logits.gather(1, positions), total, start + width)
     assert best is not None
     return best

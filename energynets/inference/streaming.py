@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from energynets.energies import Box, Energy, MeasuredEnergy
 from energynets.errors import ConfigError, ShapeError
-from energynets.inference.engine import general_reason, mirror_descent
+from energynets.inference.engine import asked_for_general_path, general_reason, mirror_descent, unmeasured
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.schedule import Number, base_factors, stacked
 from energynets.inference.engine.streamed import Inputs, StreamedBCE, StreamPlan, cut, descend, final_logits
@@ -66,13 +66,6 @@ class LabelStream:
             yield logits
 
 
-def linear_stream(output: nn.Linear, features: Tensor, chunk: int) -> LabelStream:
-    """A classifier's: no steps, z_0 = phi."""
-    empty = output.weight.new_empty(0, output.out_features)
-    plan = StreamPlan(chunk, slope_of(nn.Identity(), None)[1], None, (), 1.0, 0.0, (1.0,), "float32")
-    return LabelStream(plan, Inputs(features, output.weight, output.bias, empty, empty[:, 0]))
-
-
 def energy_stream(solver: Descent, energy: MeasuredEnergy, features: Tensor, chunk: int) -> LabelStream:
     """Of a solver and an energy that `check_streamed` takes."""
     offset, mask, head = energy.condition_measured(features)
@@ -106,7 +99,7 @@ def energy_stream(solver: Descent, energy: MeasuredEnergy, features: Tensor, chu
 def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> None:
     """Raise `ConfigError` where labels cannot be streamed, saying what is in the way."""
     method = type(solver)
-    if reason := general_reason(energy, solver):
+    if reason := unmeasured(energy) or (None if asked_for_general_path() else general_reason(energy, solver)):
         raise ConfigError(f"label_chunk: needs the engine's path, and {reason}")
     assert isinstance(energy, MeasuredEnergy)
     refused = {

@@ -17,8 +17,8 @@ class EndToEnd:
     """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
 
     The loss is that of the model's domain: `mse` of real numbers is on z itself. A classifier with a `ChunkedLinear`
-    output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding; so is
-    `bce` on the last step of an energy network with a `label_chunk`.
+    output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding. So
+    is `bce` on the last step of an energy network with a `label_chunk`.
 
     Args:
         loss: `bce`, `softmax`, `mse` or `soft_f1`.
@@ -48,7 +48,7 @@ class EndToEnd:
             if not isinstance(model.domain, Box):
                 raise ConfigError(f"ChunkedLinear is an output over labels in a Box, got {model.domain}: use nn.Linear")
             return output.loss(model.compute_features(batch.inputs), batch.labels, self.loss)
-        if getattr(model, "streams", False):
+        if isinstance(model, EnergyNetwork) and model.streams:
             if (self.loss, self.steps) != ("bce", "last"):
                 raise ConfigError(
                     f"label_chunk: labels in chunks have loss bce on the last step, got {self.loss} on {self.steps}"

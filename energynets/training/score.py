@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents
-from energynets.errors import ConfigError, InferenceError
+from energynets.errors import InferenceError
 from energynets.inference import InferenceResult
 from energynets.metrics import TopScores
 from energynets.models import EnergyNetwork
@@ -57,7 +57,6 @@ def score(
         TopScores with indices (N, k) and values (N, k) in [0, 1], descending; ties by smaller label.
 
     Raises:
-        ConfigError: probabilities over labels of a model that has them in chunks.
         InferenceError: a score is not a number.
     """
     k = min(k, documents.num_labels)
@@ -65,8 +64,6 @@ def score(
         return _score_baseline(model, documents, k, on_batch, seconds)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     streamed: Any = model if getattr(model, "streams", False) else None
-    if streamed is not None and loss == "softmax":
-        raise ConfigError("label_chunk: probabilities over all labels (loss softmax) need them all at once")
     training = model.training
     model.eval()
     parts: list[TopScores] = []
@@ -77,8 +74,9 @@ def score(
                 began = time.perf_counter()
                 inputs = batch.inputs.to(device)
                 if streamed is not None:
-                    indices_BK, logits_BK = streamed.top_k(inputs, k)
-                    values_BK, num_labels = torch.sigmoid(logits_BK), streamed.num_labels
+                    indices_BK, logits_BK, total_B, num_labels = streamed.top_k(inputs, k)
+                    log_values_BK = logits_BK - total_B[:, None]
+                    values_BK = log_values_BK.exp() if loss == "softmax" else torch.sigmoid(logits_BK)
                 else:
                     if on_inference is not None and isinstance(model, EnergyNetwork):
                         result = model.infer(inputs)
