@@ -156,6 +156,8 @@ class Experiment(Section):
             raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
         self._optimizers_fit()
         self._output_fits()
+        if isinstance(self.model, EnergyModel) and self.model.label_chunk is not None:
+            self._chunks_fit()
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -193,6 +195,14 @@ class Experiment(Section):
                     f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
                 )
 
+    def _chunks_fit(self) -> None:
+        if self.objective.loss != "bce":
+            raise ValueError(f"objective.loss: model.label_chunk goes with bce alone, got {self.objective.loss}")
+        if self.objective.steps != "last":
+            raise ValueError("objective.steps: model.label_chunk has the loss of the last step alone: use last")
+        if self.training.compile != "none":
+            raise ValueError(f"training.compile: model.label_chunk goes with none alone, got {self.training.compile}")
+
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that run: those given, or the default of the model's kind; each says what it trains."""
@@ -210,9 +220,10 @@ class Experiment(Section):
         return tuple(stage.model_copy(update={"trains": stage.trains or every}) for stage in found or ())
 
     def hash(self) -> str:
-        """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder or
-        compiler."""
+        """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder,
+        compiler or labels at a time."""
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile"}}
+        how["model"] = {"label_chunk"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

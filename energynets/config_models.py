@@ -264,6 +264,25 @@ class EnergyModel(Section):
     energy: EnergyConfig = Field(description="(f, y) -> E")
     solver: SolverConfig = Field(default=MirrorDescentConfig(), description="E -> y")
     gradient: GradientConfig = Field(default=UnrollConfig(), description="how training differentiates inference")
+    label_chunk: Positive | None = Field(
+        default=None,
+        description="labels at a time in training and scoring, so that no batch of logits exists; null: all at once",
+    )
+
+    @model_validator(mode="after")
+    def _labels_can_come_in_chunks(self) -> Self:
+        if self.label_chunk is None:
+            return self
+        if not isinstance(self.solver, MirrorDescentConfig):
+            raise ValueError(f"label_chunk: goes with solver.kind mirror_descent alone, got {self.solver.kind}")
+        for key in ("tolerance", "line_search"):
+            if getattr(self.solver, key):
+                raise ValueError(f"label_chunk: does not go with solver.{key}: it looks at all labels at once")
+        if not isinstance(self.gradient, UnrollConfig):
+            raise ValueError(f"label_chunk: goes with gradient.kind unroll alone, got {self.gradient.kind}")
+        if isinstance(self.energy, ICNNConfig) and self.energy.gate:
+            raise ValueError("label_chunk: does not go with energy.gate, whose gates have all labels at once")
+        return self
 
     @model_validator(mode="after")
     def _bundles_fit(self) -> Self:

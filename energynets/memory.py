@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from energynets.errors import ConfigError
 from energynets.inference import BundleEntropy, Implicit
 from energynets.inference.engine.fused import LARGEST
+from energynets.inference.engine.streamed import working_numbers
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
 from energynets.output import ChunkedLinear
@@ -120,6 +121,7 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
         ConfigError: the model is a baseline, without weights to count beforehand.
     """
     from energynets.training.build import build_model
+    from energynets.training.stages import stage_view
 
     if not experiment.stages:
         raise ConfigError(f"memory: model.kind {experiment.model.kind} has no weights before it has seen the data")
@@ -132,13 +134,14 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
     stages = []
     for stage in experiment.stages:
         gradients = state = 0
+        view = stage_view(model, stage.trains)
         for group in stage.trains:
             trained, rule = _bytes(groups.get(group, ())), stage.optimizer.of(group)
-            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(model, "unary", None), ChunkedLinear)):
+            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(view, "unary", None), ChunkedLinear)):
                 gradients += trained
             state += trained * _STATE_NUMBERS.get(rule.kind, 1 if rule.momentum else 0)
         unrolled = unroll if "energy" in stage.trains else 0
-        loss = 0 if "energy" in stage.trains else loss_bytes(experiment.objective.loss, model, batch_size)
+        loss = 0 if "energy" in stage.trains else loss_bytes(experiment.objective.loss, view, batch_size)
         stages.append(StageMemory(stage.name, gradients, state, unrolled, loss))
     steps = model.solver.steps if isinstance(model, EnergyNetwork) else 0
     return Memory(tuple(_components(model).items()), _bytes(weights.values()), tuple(stages), batch_size, steps)
@@ -153,8 +156,15 @@ def loss_bytes(loss: str, model: Any, batch_size: int) -> int:
 
 
 def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
-    """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out."""
+    """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out.
+
+    Where labels come in chunks, also what the passes over them hold.
+    """
     energy, solver, gradient = model.energy, model.solver, model.gradient
+    if model.label_chunk is not None:
+        chunk = min(model.label_chunk, model.num_labels)
+        numbers = working_numbers(solver.steps, batch_size, energy.num_measurements, chunk)  # type: ignore[arg-type]
+        return numbers * next(energy.parameters()).element_size()
     at_minimum = isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy)
     if not at_minimum:
         energy, solver = _tangible(energy), _tangible(solver)

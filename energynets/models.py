@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from energynets.data.batches import BatchInputs, CachedFeatures
+from energynets.data.batches import BatchInputs, CachedFeatures, SparseBatch
 from energynets.energies import Box, Domain, Energy
 from energynets.errors import ConfigError
 from energynets.inference import (
@@ -22,14 +23,36 @@ from energynets.inference import (
     Unroll,
     infer,
 )
+from energynets.inference.engine import asked_for_general_path
+from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
+from energynets.output import ChunkedLinear
+from energynets.top import TopLabels, top_labels
 
 
-class _Model(nn.Module):
+class _Model(nn.Module, ABC):
     """x is read once: by the feature network, or before, when the batch brings `CachedFeatures`."""
 
     features: nn.Module
+    num_labels: int
     domain: Domain
     """Where y(logits) lives."""
+
+    @property
+    @abstractmethod
+    def streams(self) -> bool:
+        """Whether the loss and the best labels are computed a chunk of labels at a time, without a (B, L) tensor."""
+
+    @abstractmethod
+    def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        """Logits (B, C) of labels 0 .. C - 1, of the next, and so on, where the model `streams`; or all (B, L).
+
+        Keeps no graph. Each may be overwritten once the next is asked for.
+        """
+
+    @torch.no_grad()
+    def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
+        """The k best labels of each document (all L where k > L), in chunks where the model `streams`."""
+        return top_labels(self.logits_in_chunks(inputs), k)
 
     def compute_features(self, inputs: BatchInputs) -> Tensor:
         """f (B, F)."""
@@ -73,6 +96,17 @@ class Classifier(_Model):
         """Logits (B, L)."""
         return self.unary(self.compute_features(inputs))
 
+    @property
+    def streams(self) -> bool:
+        return isinstance(self.unary, ChunkedLinear)
+
+    @torch.no_grad()
+    def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        if isinstance(self.unary, ChunkedLinear):
+            yield from self.unary.in_chunks(self.compute_features(inputs))
+        else:
+            yield self(inputs)
+
     def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """The logits of every inference step: here there is one answer and no step."""
         yield self(inputs)
@@ -99,9 +133,12 @@ class EnergyNetwork(_Model):
         solver: default `MirrorDescent()`.
         gradient: how training differentiates inference: `Unroll()` (default), `Truncated(k)` or `Implicit()`. Where
             torch records no gradients, inference keeps no graph.
+        label_chunk: compute the loss and the best labels this many labels at a time, without a (B, L) tensor: for
+            measured energies without gates, `MirrorDescent` and `Unroll()`. It costs 2 T + 1 times phi.
 
     Raises:
-        ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them.
+        ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
+            that cannot come in chunks.
 
     Example:
         >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
@@ -115,6 +152,7 @@ class EnergyNetwork(_Model):
         energy: Energy,
         solver: Solver | None = None,
         gradient: Unroll | Truncated | Implicit | None = None,
+        label_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -127,6 +165,42 @@ class EnergyNetwork(_Model):
                 "gradient: a fixed point does not depend on step sizes: no Implicit() with learn_step_sizes"
             )
         self.num_labels = energy.num_labels
+        self.label_chunk = label_chunk
+        if label_chunk is not None:
+            if label_chunk < 1:
+                raise ConfigError(
+                    f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}"
+                )
+            check_streamed(energy, self.solver, self.gradient)
+
+    @property
+    def streams(self) -> bool:
+        return self.label_chunk is not None and not asked_for_general_path()
+
+    @torch.no_grad()
+    def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
+        if self.streams:
+            yield from self._stream(inputs).logits()
+        else:
+            yield self(inputs)
+
+    def streamed_bce(self, inputs: BatchInputs, labels: SparseBatch) -> Tensor:
+        """Binary cross-entropy of z_T, summed over labels, averaged over documents, in chunks: differentiable.
+
+        Args:
+            inputs: B documents.
+            labels: (B, L).
+
+        Raises:
+            ConfigError: the model has no `label_chunk`.
+            ShapeError: labels of another shape.
+        """
+        return self._stream(inputs).bce(labels)
+
+    def _stream(self, inputs: BatchInputs) -> LabelStream:
+        if self.label_chunk is None:
+            raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
+        return energy_stream(self.solver, self.energy, self.compute_features(inputs), self.label_chunk)  # type: ignore[arg-type]
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits z_T (B, L)."""
@@ -156,12 +230,16 @@ class EnergyNetwork(_Model):
     def as_classifier(self) -> Classifier:
         """The same model with h = 0 and tau = 1: the classifier on the unary logits, sharing all its weights.
 
+        With a `label_chunk` its output is a `ChunkedLinear`.
+
         Raises:
             ConfigError: the energy has no linear `unary`.
         """
         unary = getattr(self.energy, "unary", None)
         if not isinstance(unary, nn.Linear):
             raise ConfigError(f"{type(self.energy).__name__} has no linear `unary` to train alone: train 'energy' too")
+        if self.label_chunk is not None:
+            unary = ChunkedLinear.sharing(unary, self.label_chunk)
         return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

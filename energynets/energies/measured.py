@@ -98,6 +98,16 @@ class MeasuredEnergy(Energy):
         Raises:
             ShapeError: features of another width.
         """
+        offset, mask, head = self.condition_measured(features)
+        gates = tuple(gate(features) for gate in self.gates)
+        return MeasuredContext(self.unary(features), offset, gates, mask, head)
+
+    def condition_measured(self, features: Tensor) -> tuple[Tensor, Tensor | None, Any]:
+        """features (B, F) -> what of the context has nothing to do with L: the offset, the mask, what the head sees.
+
+        Raises:
+            ShapeError: features of another width.
+        """
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ShapeError(f"energy: expected features (B, {self.num_features}), got {tuple(features.shape)}")
         offset: Tensor = self.offset
@@ -107,8 +117,7 @@ class MeasuredEnergy(Energy):
         if self.training and self.dropout > 0:
             keep = torch.full((len(features), self.num_measurements), 1 - self.dropout, device=features.device)
             mask = (torch.bernoulli(keep) / (1 - self.dropout)).to(features.dtype)
-        gates = tuple(gate(features) for gate in self.gates)
-        return MeasuredContext(self.unary(features), offset, gates, mask, self._head_context(features))
+        return offset, mask, self._head_context(features)
 
     def _head_context(self, features: Tensor) -> Any:
         if not self._head_sees_x:

@@ -17,7 +17,8 @@ class EndToEnd:
     """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
 
     The loss is that of the model's domain: `mse` of real numbers is on z itself. A classifier with a `ChunkedLinear`
-    output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding.
+    output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding. So
+    is `bce` on the last step of an energy network with a `label_chunk`.
 
     Args:
         loss: `bce`, `softmax`, `mse` or `soft_f1`.
@@ -40,13 +41,19 @@ class EndToEnd:
         """The scalar to minimise.
 
         Raises:
-            ConfigError: a loss that the model's domain, or an output in chunks, has not.
+            ConfigError: a loss or steps that the model's domain, or labels in chunks, have not.
         """
         output = getattr(model, "unary", None)
         if isinstance(output, ChunkedLinear):
             if not isinstance(model.domain, Box):
                 raise ConfigError(f"ChunkedLinear is an output over labels in a Box, got {model.domain}: use nn.Linear")
             return output.loss(model.compute_features(batch.inputs), batch.labels, self.loss)
+        if isinstance(model, EnergyNetwork) and model.streams:
+            if (self.loss, self.steps) != ("bce", "last"):
+                raise ConfigError(
+                    f"label_chunk: labels in chunks have loss bce on the last step, got {self.loss} on {self.steps}"
+                )
+            return model.streamed_bce(batch.inputs, batch.labels)
         if self.steps == "last":
             logits = model(batch.inputs)
             return self._loss(logits, batch.labels.dense(logits.dtype), model.domain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -86,6 +87,21 @@ class ChunkedLinear(nn.Linear):
         parts = [nn.functional.linear(features, rows.to(features.dtype)) for rows in self.weight.split(self.chunk)]
         logits = torch.cat(parts, dim=1)
         return logits if self.bias is None else logits + self.bias
+
+    @classmethod
+    def sharing(cls, output: nn.Linear, chunk: int) -> ChunkedLinear:
+        """One with the weights of another layer, the same tensors."""
+        with torch.device("meta"):
+            found = cls(output.in_features, output.out_features, bias=output.bias is not None, chunk=chunk)
+        found.weight, found.bias = output.weight, output.bias
+        return found
+
+    def in_chunks(self, features: Tensor) -> Iterator[Tensor]:
+        """Logits (B, C) of labels 0 .. C - 1, of the next C, and so on."""
+        for start in range(0, self.out_features, self.chunk):
+            labels = slice(start, start + self.chunk)
+            bias = None if self.bias is None else self.bias[labels]
+            yield nn.functional.linear(features, self.weight[labels].to(features.dtype), bias)
 
     def loss(self, features: Tensor, labels: SparseBatch, loss: str) -> Tensor:
         """The loss, summed over labels and averaged over documents: a scalar to call `backward()` on once.

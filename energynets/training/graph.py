@@ -20,7 +20,6 @@ from torch import Tensor
 
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.data.dataset import Documents
-from energynets.output import ChunkedLinear
 from energynets.training.update import Update
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -136,7 +135,7 @@ class GraphedUpdate:
 
     def _make(self, batch: Batch) -> None:
         static = StaticBatch(batch, self.entries)
-        if isinstance(getattr(self.update.model, "unary", None), ChunkedLinear):
+        if getattr(self.update.model, "streams", False):
             raise CannotGraphError("an output in chunks of labels reads where they are on the CPU")
         static.fill(batch)
         numbers = torch.zeros(2, device=batch.rows.device)

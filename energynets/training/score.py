@@ -1,4 +1,4 @@
-"""Top-k scores of documents, batch by batch: never a dense N x L."""
+"""Top-k scores of documents, batch by batch: never a dense N x L, nor B x L where a model has its labels in chunks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from energynets.inference import InferenceResult
 from energynets.metrics import TopScores
 from energynets.models import EnergyNetwork
 from energynets.objectives.losses import probabilities
+from energynets.top import top_positions
 from energynets.training.machine import synchronize
 
 OnBatch = Callable[[int, int], None]
@@ -48,7 +49,8 @@ def score(
         loss: "softmax" makes probabilities over labels, any other one for each label.
         features: (N, F) cached features of the documents, instead of their inputs.
         on_batch: called with (documents done, N).
-        on_inference: called with the `InferenceResult` of each batch, where the model is an energy network.
+        on_inference: called with the `InferenceResult` of each batch, where the model is an energy network; not where
+            it has its labels in chunks: the result is of all labels at once.
         seconds: gets the seconds per document of each batch appended: transfer to the device, forward and top k.
 
     Returns:
@@ -61,6 +63,7 @@ def score(
     if not isinstance(model, nn.Module):
         return _score_baseline(model, documents, k, on_batch, seconds)
     device = torch.device(device) if device is not None else next(model.parameters()).device
+    streamed: Any = model if getattr(model, "streams", False) else None
     training = model.training
     model.eval()
     parts: list[TopScores] = []
@@ -70,26 +73,32 @@ def score(
             for batch in batches(documents, batch_size, features=features):
                 began = time.perf_counter()
                 inputs = batch.inputs.to(device)
-                if on_inference is not None and isinstance(model, EnergyNetwork):
-                    result = model.infer(inputs)
-                    on_inference(result)
-                    logits_BL = result.logits
+                if streamed is not None:
+                    indices_BK, logits_BK, total_B, num_labels = streamed.top_k(inputs, k)
+                    log_values_BK = logits_BK - total_B[:, None]
+                    values_BK = log_values_BK.exp() if loss == "softmax" else torch.sigmoid(logits_BK)
                 else:
-                    logits_BL = model(inputs)
-                indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
+                    if on_inference is not None and isinstance(model, EnergyNetwork):
+                        result = model.infer(inputs)
+                        on_inference(result)
+                        logits_BL = result.logits
+                    else:
+                        logits_BL = model(inputs)
+                    indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
+                    logits_BK, num_labels = logits_BL.gather(1, indices_BK), logits_BL.shape[1]
                 indices, values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
                 synchronize(device)
                 if seconds is not None:
                     seconds.append((time.perf_counter() - began) / len(batch))
                 # Not a number sorts first, so the kept logits show it; a sigmoid would hide an infinity.
-                bad_B = ~torch.isfinite(logits_BL.gather(1, indices_BK)).all(dim=1).cpu()
+                bad_B = ~torch.isfinite(logits_BK).all(dim=1).cpu()
                 if bad_B.any():
                     row = int(batch.rows[bad_B][0])
                     raise InferenceError(
                         f"document {row}: its scores are not numbers; the weights or inputs are not finite"
                     )
                 # Vectorised sigmoids differ between lanes in the last bit, which can undo the order of two logits.
-                parts.append(TopScores(indices, np.minimum.accumulate(values, axis=1), logits_BL.shape[1]))
+                parts.append(TopScores(indices, np.minimum.accumulate(values, axis=1), num_labels))
                 done += len(batch)
                 if on_batch is not None:
                     on_batch(done, len(documents))
@@ -106,17 +115,7 @@ def top_probabilities(logits_BL: Tensor, k: int, loss: str) -> tuple[Tensor, Ten
     Returns:
         indices (B, k) int64 and values (B, k).
     """
-    if k >= logits_BL.shape[1]:
-        indices_BK = torch.sort(logits_BL, dim=1, descending=True, stable=True).indices
-    else:
-        indices_BK = logits_BL.topk(k, dim=1).indices.sort(dim=1).values
-        top_BK = logits_BL.gather(1, indices_BK)
-        indices_BK = indices_BK.gather(1, torch.sort(top_BK, dim=1, descending=True, stable=True).indices)
-        # Which of several labels equal to the k-th topk takes is its own affair: take the smallest.
-        last_B1 = logits_BL.gather(1, indices_BK[:, -1:])
-        tied_B = (logits_BL >= last_B1).sum(dim=1) > k
-        if tied_B.any():
-            indices_BK[tied_B] = torch.sort(logits_BL[tied_B], dim=1, descending=True, stable=True).indices[:, :k]
+    indices_BK = top_positions(logits_BL, k)
     return indices_BK, probabilities(logits_BL, loss).gather(1, indices_BK)
 
 

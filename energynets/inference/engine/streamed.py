@@ -1,0 +1,332 @@
+"""Mirror descent, its loss and their gradients a chunk of labels at a time: nothing of size (B, L) ever exists.
+
+The equations are those of `mirror`, where z_0 is phi or 0, so that z_t = c_t phi + n_t A with phi = f U^T + u0: a chunk
+of C labels makes its z_t from its own rows of U and columns of A and from n_t (B, K), which all chunks share. Passes
+over the chunks:
+
+    T       m_t += y_t A^T                                   t = 0 .. T-1
+    1       the loss; dn_T += dz_T A^T                       dz_T = sigmoid(z_T) - targets
+    T - 1   dn_t += dz_t A^T                                 dz_t = y_t (1 - y_t) (dm_t A), t = T-1 .. 1
+    1       every dz_t again, all steps stacked:
+            dA = sum_t n_t^T dz_t + dm_t^T y_t               dphi = sum_t c_t dz_t
+            dU = dphi^T f, du0 = sum_B dphi, df += dphi U
+
+The unstreamed descent computes phi once, and this one 2 T + 1 times. Its memory besides the weights and their
+gradients is `working_numbers`, whatever L is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from energynets.inference.engine.heads import MakeSlope
+from energynets.inference.engine.once import once
+from energynets.inference.engine.products import Precision, addmm, mm, rounded
+
+if TYPE_CHECKING:
+    from energynets.data.batches import SparseBatch
+
+_sigmoid_backward = torch.ops.aten.sigmoid_backward
+
+
+def working_numbers(steps: int, batch: int, measurements: int, chunk: int) -> int:
+    """Most numbers held at once: what all chunks share, and of one chunk phi, y_0, every z_t and dm_t A, and its A."""
+    shared = (7 * steps + 1) * batch * measurements
+    return shared + (max(2 * steps + 2, 3) * batch + measurements) * chunk
+
+
+class Inputs(NamedTuple):
+    """What is differentiated besides the head's weights: f (B, F), U (L, F), u0 (L,), A (K, L), (K,) or (B, K)."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    rows: Tensor
+    offset: Tensor
+
+
+class Part(NamedTuple):
+    """The targets of a chunk that are given: rows, labels counted from its first, values, each place once."""
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+
+
+class Chunk(NamedTuple):
+    """Labels in a row, with their phi (B, C) and columns of A (K, C)."""
+
+    labels: slice
+    phi: Tensor
+    rows: Tensor
+
+
+def cut(targets: SparseBatch, chunk: int, like: Tensor) -> list[Part]:
+    """The targets that are given, sorted by label and cut where chunks are; those given twice are added up."""
+    size = max(len(targets), 1)
+    places, which = torch.unique(targets.columns * size + targets.row_indices(), return_inverse=True)
+    values = like.new_zeros(len(places)).index_add_(0, which, targets.values.to(like.dtype))
+    rows, columns = places % size, places // size
+    starts = torch.arange(0, targets.num_columns + chunk, chunk, device=columns.device)
+    bounds = torch.searchsorted(columns, starts).tolist()
+    return [
+        Part(rows[i:j], columns[i:j] - number * chunk, values[i:j])
+        for number, (i, j) in enumerate(itertools.pairwise(bounds))
+    ]
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """Everything of one descent that is not differentiated.
+
+    Args:
+        chunk: C.
+        make_slope: weights -> s = dh/dm and its backward.
+        mask: dropout of the measurements (B, K), or None.
+        step_sizes, tau, momentum: values.
+        factors: c_0 .. c_T.
+        precision: of the products with A.
+    """
+
+    chunk: int
+    make_slope: MakeSlope
+    mask: Tensor | None
+    step_sizes: Sequence[float]
+    tau: float
+    momentum: float
+    factors: Sequence[float]
+    precision: Precision
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.step_sizes)
+
+    def chunks(self, inputs: Inputs) -> Iterator[Chunk]:
+        """All labels, C at a time."""
+        for start in range(0, len(inputs.weight), self.chunk):
+            labels = slice(start, start + self.chunk)
+            bias = None if inputs.bias is None else inputs.bias[labels]
+            phi = functional.linear(inputs.features, inputs.weight[labels], bias)
+            rows = rounded(inputs.rows[:, labels], self.precision)
+            # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
+            yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
+
+    def logits(self, chunk: Chunk, step: int, coordinates: Tensor) -> Tensor:
+        """z_t (B, C), written over phi; coordinates are n_1 .. n_T."""
+        base = chunk.phi if self.factors[step] == 1 else chunk.phi.mul_(self.factors[step])
+        return base if step == 0 else addmm(base, coordinates[step - 1], chunk.rows, out=base)
+
+    def masked(self, measurements: Tensor) -> Tensor:
+        """Dropout, in place."""
+        return measurements if self.mask is None else measurements.mul_(self.mask)
+
+
+class StreamRun(NamedTuple):
+    """What all chunks share, (T, B, K) each: what the slope wants of m_t, and n_1 .. n_T."""
+
+    states: Tensor
+    coordinates: Tensor
+
+
+def descend(plan: StreamPlan, inputs: Inputs, weights: tuple[Tensor, ...]) -> StreamRun:
+    """T passes over the labels."""
+    slope, transposed = plan.make_slope(weights), (len(inputs.features), len(inputs.rows))
+    states, coordinates = inputs.features.new_empty(2, plan.steps, *transposed).unbind()
+    n = velocity = inputs.features.new_zeros(transposed)
+    for step, size in enumerate(plan.step_sizes):
+        m = states[step].zero_()
+        for chunk in plan.chunks(inputs):
+            y = plan.logits(chunk, step, coordinates).sigmoid_()
+            m = addmm(m, y, chunk.rows.T, out=m)
+        m = plan.masked(torch.add(m, inputs.offset, out=states[step]))
+        update = plan.masked(slope.forward(m, -size, torch.empty_like(n)))
+        velocity = update.add_(velocity, alpha=plan.momentum).sub_(n, alpha=size * plan.tau)
+        n = torch.add(n, velocity, out=coordinates[step])
+    return StreamRun(states, coordinates)
+
+
+def final_logits(plan: StreamPlan, inputs: Inputs, run: StreamRun) -> Iterator[tuple[Chunk, Tensor]]:
+    """z_T (B, C) of chunk after chunk."""
+    for chunk in plan.chunks(inputs):
+        yield chunk, plan.logits(chunk, plan.steps, run.coordinates)
+
+
+def loss_sum(logits: Tensor, part: Part) -> Tensor:
+    """The loss of a chunk, summed: softplus(z) where the target is 0. From 20 on torch's own is off by up to 2e-9."""
+    losses = functional.softplus(logits, threshold=40)
+    given = functional.binary_cross_entropy_with_logits(logits[part.rows, part.columns], part.values, reduction="none")
+    return losses.index_put_((part.rows, part.columns), given).sum()
+
+
+def loss_slope(logits: Tensor, part: Part) -> Tensor:
+    """dz_T of the summed loss, written over z_T."""
+    return logits.sigmoid_().index_put_((part.rows, part.columns), -part.values, accumulate=True)
+
+
+def loss_pass(
+    plan: StreamPlan, inputs: Inputs, run: StreamRun, parts: Sequence[Part], *, pull: bool
+) -> tuple[Tensor, Tensor]:
+    """The loss summed over documents and labels, and, if `pull`, dz_T A^T (B, K)."""
+    total = inputs.features.new_zeros((), dtype=torch.float64)
+    dn = inputs.features.new_zeros(len(inputs.features), len(inputs.rows))
+    for (chunk, z), part in zip(final_logits(plan, inputs, run), parts, strict=True):
+        total += loss_sum(z, part)
+        if pull:
+            dn = addmm(dn, loss_slope(z, part), chunk.rows.T, out=dn)
+    return total.to(dn.dtype), dn
+
+
+class SharedBars(NamedTuple):
+    """Gradients that take no L: dm_0 .. dm_{T-1} (T, B, K), of the head's weights, and of the numbers."""
+
+    measurements: Tensor
+    weights: Sequence[Tensor | None]
+    numbers: Tensor
+
+
+def shared_backward(
+    plan: StreamPlan, inputs: Inputs, weights: tuple[Tensor, ...], run: StreamRun, dn: Tensor
+) -> SharedBars:
+    """From dn_T down to dm_0: T - 1 passes over the labels."""
+    states, coordinates = run
+    slope, bars = plan.make_slope(weights), torch.empty_like(states)
+    numbers = dn.new_zeros(plan.steps + 2)
+    zero = torch.zeros_like(dn)
+    dv = zero
+    for step in range(plan.steps - 1, -1, -1):
+        size = plan.step_sizes[step]
+        dv = dn + dv * plan.momentum
+        earlier, here, later = (coordinates[t] if t >= 0 else zero for t in (step - 2, step - 1, step))
+        velocity = here - earlier
+        # v_{t+1} = momentum v_t - eta_t (s_t + tau n_t), to eta_t, tau and momentum
+        numbers[step] = (dv * (later - here - velocity * plan.momentum)).sum() / size
+        numbers[-2] -= (dv * here).sum() * size
+        numbers[-1] += (dv * velocity).sum()
+        slope.backward(states[step], dv if plan.mask is None else dv * plan.mask, -size, bars[step])
+        dm = plan.masked(bars[step])
+        dn = dn - dv * (size * plan.tau)
+        for chunk in plan.chunks(inputs) if step else ():
+            y = plan.logits(chunk, step, coordinates).sigmoid_()
+            dz = _sigmoid_backward(mm(dm, chunk.rows), y)
+            dn = addmm(dn, dz, chunk.rows.T, out=dn)
+    return SharedBars(bars, slope.gradients() if plan.steps else [None] * len(weights), numbers)
+
+
+class LabelBars(NamedTuple):
+    """Gradients that the last pass gives, None where unwanted; the factors' are (T + 1,)."""
+
+    features: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    rows: Tensor | None
+    factors: Tensor | None
+
+
+@dataclass(frozen=True)
+class LabelBackward:
+    """The last pass, in which each chunk has all its steps at once.
+
+    Args:
+        plan, inputs, run: of the descent.
+        bars: dm_0 .. dm_{T-1} (T, B, K).
+        scale: d / d loss, summed over documents.
+        wanted: places that are written, or zeros that are added to (features, factors).
+    """
+
+    plan: StreamPlan
+    inputs: Inputs
+    run: StreamRun
+    bars: Tensor
+    scale: Tensor
+    wanted: LabelBars
+
+    def over(self, parts: Sequence[Part]) -> None:
+        """All chunks."""
+        n, bars = self.run.coordinates, self.bars
+        # In place z_t becomes y_t and dm_t A becomes dz_t, so that each has changed places with its partner in dA.
+        before = torch.cat((n, bars)).flatten(0, 1)
+        after = torch.cat((bars[1:], n[-1:], bars[:1], n[:-1])).flatten(0, 1)
+        factors = before.new_tensor(self.plan.factors)
+        for chunk, part in zip(self.plan.chunks(self.inputs), parts, strict=True):
+            self._chunk(chunk, part, before, after, factors)
+
+    def _chunk(self, chunk: Chunk, part: Part, before: Tensor, after: Tensor, factors: Tensor) -> None:
+        phi, labels, steps, wanted = chunk.phi, chunk.labels, self.plan.steps, self.wanted
+        stack = mm(before, chunk.rows)
+        z, dz = stack.view(2, steps, *phi.shape)
+        z.addcmul_(factors[1:, None, None], phi)
+        y_0 = torch.mul(phi, factors[0]).sigmoid_()
+        _sigmoid_backward.grad_input(dz[:1], y_0[None], grad_input=dz[:1])
+        _sigmoid_backward.grad_input(dz[1:], z[:-1].sigmoid_(), grad_input=dz[1:])
+        dz_last = loss_slope(z[-1] if steps else phi * factors[0], part).mul_(self.scale)
+        if wanted.factors is not None:
+            torch.addmv(wanted.factors[:-1], dz.flatten(1), phi.flatten(), out=wanted.factors[:-1])
+            wanted.factors[-1] += torch.dot(dz_last.flatten(), phi.flatten())
+        dphi = torch.mul(dz_last, factors[-1], out=phi)
+        dphi.view(-1).addmv_(dz.flatten(1).T, factors[:-1])
+        dz[:1] = y_0
+        if wanted.rows is not None:
+            place = wanted.rows[:, labels]
+            found = mm(after.T, rounded(stack, self.plan.precision), out=place)
+            if found is not place:
+                place.copy_(found)
+        if wanted.features is not None:
+            wanted.features.addmm_(dphi, self.inputs.weight[labels])
+        if wanted.weight is not None:
+            torch.mm(dphi.T, self.inputs.features, out=wanted.weight[labels])
+        if wanted.bias is not None:
+            torch.sum(dphi, 0, out=wanted.bias[labels])
+
+
+class StreamedBCE(torch.autograd.Function):
+    """The mean loss as one node of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: StreamPlan,
+        parts: Sequence[Part],
+        factors: Tensor | None,
+        numbers: Tensor | None,
+        pull: bool,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        inputs, weights = Inputs(*tensors[:5]), tensors[5:]  # type: ignore[arg-type]
+        run = descend(plan, inputs, weights)  # type: ignore[arg-type]
+        total, dn = loss_pass(plan, inputs, run, parts, pull=pull and plan.steps > 0)
+        ctx.plan, ctx.parts, ctx.count = plan, parts, max(len(inputs.features), 1)
+        ctx.save_for_backward(*tensors, *run, dn)
+        return total / ctx.count
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, loss_bar: Tensor) -> tuple[Any, ...]:
+        plan: StreamPlan = ctx.plan
+        *tensors, states, coordinates, dn = ctx.saved_tensors
+        inputs, weights, run = Inputs(*tensors[:5]), tuple(tensors[5:]), StreamRun(states, coordinates)
+        needs = Inputs(*ctx.needs_input_grad[5:10])
+        scale = loss_bar / ctx.count
+        shared = shared_backward(plan, inputs, weights, run, dn * scale)
+        wanted = LabelBars(
+            torch.zeros_like(inputs.features) if needs.features else None,
+            torch.empty_like(inputs.weight) if needs.weight else None,
+            torch.empty_like(inputs.bias) if inputs.bias is not None and needs.bias else None,
+            torch.empty_like(inputs.rows) if needs.rows else None,
+            dn.new_zeros(plan.steps + 1) if ctx.needs_input_grad[2] else None,
+        )
+        if any(place is not None for place in wanted):
+            LabelBackward(plan, inputs, run, shared.measurements, scale, wanted).over(ctx.parts)
+        offset = shared.measurements.sum((0, 1) if inputs.offset.ndim == 1 else 0)
+        numbers = shared.numbers if ctx.needs_input_grad[3] else None
+        return (
+            *(None, None, wanted.factors, numbers, None),
+            *(wanted.features, wanted.weight, wanted.bias, wanted.rows, offset, *shared.weights),
+        )
