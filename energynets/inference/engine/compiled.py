@@ -51,8 +51,9 @@ def compiled_engine(wanted: bool = True) -> Iterator[None]:
     """Within it, descents of the engine are compiled; what cannot be runs as ever, and one warning says why.
 
     Each shape and setting compiles once in a process, half a minute at T = 10. On a CPU it is slower afterwards than
-    uncompiled torch operations (0.7 times at 159 x 16, 0.95 at 159 x 512): it is meant for GPUs, where it is not
-    measured yet. Under `torch.no_grad` nothing is compiled: the batches of an evaluation have many shapes.
+    uncompiled torch operations (0.7 times at 159 x 16, 0.95 at 159 x 512); on an H200 1.05 to 1.2 times as fast, where
+    replaying a CUDA graph is 2.7 to 7.7 times. Under `torch.no_grad` nothing is compiled: the batches of an evaluation
+    have many shapes.
 
     Example:
         >>> import torch
