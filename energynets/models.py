@@ -49,6 +49,14 @@ class _Model(nn.Module, ABC):
         Keeps no graph. Each may be overwritten once the next is asked for.
         """
 
+    @abstractmethod
+    def loss_in_chunks(self, inputs: BatchInputs, labels: SparseBatch, loss: str, steps: str) -> Tensor:
+        """What `EndToEnd(loss, steps=steps)` is, where the model `streams`: differentiable.
+
+        Raises:
+            ConfigError: a loss or steps that labels in chunks have not.
+        """
+
     @torch.no_grad()
     def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
         """The k best labels of each document (all L where k > L), in chunks where the model `streams`."""
@@ -106,6 +114,12 @@ class Classifier(_Model):
             yield from self.unary.in_chunks(self.compute_features(inputs))
         else:
             yield self(inputs)
+
+    def loss_in_chunks(self, inputs: BatchInputs, labels: SparseBatch, loss: str, steps: str) -> Tensor:
+        if not isinstance(self.domain, Box):
+            raise ConfigError(f"ChunkedLinear is an output over labels in a Box, got {self.domain}: use nn.Linear")
+        output: ChunkedLinear = self.unary  # type: ignore[assignment]
+        return output.loss(self.compute_features(inputs), labels, loss)
 
     def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """The logits of every inference step: here there is one answer and no step."""
@@ -183,6 +197,11 @@ class EnergyNetwork(_Model):
             yield from self._stream(inputs).logits()
         else:
             yield self(inputs)
+
+    def loss_in_chunks(self, inputs: BatchInputs, labels: SparseBatch, loss: str, steps: str) -> Tensor:
+        if (loss, steps) != ("bce", "last"):
+            raise ConfigError(f"label_chunk: labels in chunks have loss bce on the last step, got {loss} on {steps}")
+        return self.streamed_bce(inputs, labels)
 
     def streamed_bce(self, inputs: BatchInputs, labels: SparseBatch) -> Tensor:
         """Binary cross-entropy of z_T, summed over labels, averaged over documents, in chunks: differentiable.

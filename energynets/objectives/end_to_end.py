@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from energynets.data.batches import Batch
-from energynets.energies import Box
 from energynets.errors import ConfigError
 from energynets.models import Classifier, EnergyNetwork
 from energynets.objectives.losses import loss_by_name
-from energynets.output import ChunkedLinear
 
 
 class EndToEnd:
@@ -43,17 +41,8 @@ class EndToEnd:
         Raises:
             ConfigError: a loss or steps that the model's domain, or labels in chunks, have not.
         """
-        output = getattr(model, "unary", None)
-        if isinstance(output, ChunkedLinear):
-            if not isinstance(model.domain, Box):
-                raise ConfigError(f"ChunkedLinear is an output over labels in a Box, got {model.domain}: use nn.Linear")
-            return output.loss(model.compute_features(batch.inputs), batch.labels, self.loss)
-        if isinstance(model, EnergyNetwork) and model.streams:
-            if (self.loss, self.steps) != ("bce", "last"):
-                raise ConfigError(
-                    f"label_chunk: labels in chunks have loss bce on the last step, got {self.loss} on {self.steps}"
-                )
-            return model.streamed_bce(batch.inputs, batch.labels)
+        if getattr(model, "streams", False):
+            return model.loss_in_chunks(batch.inputs, batch.labels, self.loss, self.steps)
         if self.steps == "last":
             logits = model(batch.inputs)
             return self._loss(logits, batch.labels.dense(logits.dtype), model.domain)
