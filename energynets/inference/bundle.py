@@ -138,7 +138,9 @@ class Bundle:
             best = above.amax(-1, keepdim=True)  # how far max_j (G_j y + h_j) - tau H(y) is above the dual
             if enough is None:
                 enough = (best / 20).clamp(min=tolerance / 10)  # no better than this tangent deserves
-            active = best > enough
+            # A step may do no more than exchange tangents: y where it was has no new one to offer.
+            still = (y == self._last.labels).all(-1, keepdim=True)
+            active = best > torch.where(still, tolerance / 10, enough)
             if not active.any():
                 break
             free = (weights > 0) | (above >= best)
@@ -170,7 +172,11 @@ class Bundle:
         # Tangents that depend on each other leave it singular: along those the dual is linear, the step then runs into
         # the boundary and drops one of them.
         diagonal = curvature.diagonal(dim1=-2, dim2=-1)
-        ridge = 10 * torch.finfo(y.dtype).eps * diagonal.amax(-1, keepdim=True) + torch.finfo(y.dtype).tiny
+        eps, tiny = torch.finfo(y.dtype).eps, torch.finfo(y.dtype).tiny
+        # Where labels are 0 or 1 to rounding there is no curvature at all: a step of 1 / eps^2 is far beyond any
+        # boundary, and one that overflows is none.
+        floor = eps**2 * torch.where(free, values, 0).abs().amax(-1, keepdim=True) + tiny**0.5
+        ridge = 10 * eps * diagonal.amax(-1, keepdim=True) + floor
         while True:
             pair = free.unsqueeze(1) & free.unsqueeze(2)
             matrix = torch.where(pair, curvature, 0)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from exact_minimum import doubled, minimum
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -69,6 +69,8 @@ class Quadratic(Energy):
     dtype=st.sampled_from([torch.float32, torch.float64]),
     steps=st.sampled_from([0, 1, 2, 5, 80]),
 )
+# Labels that are 0 and 1 to rounding: the dual has no curvature there.
+@example(seed=125, labels=2, tau=0.3, scale=2.0, gate=True, observe=False, dtype=torch.float32, steps=2)
 def test_its_gap_is_a_true_bound_and_it_reaches_the_minimum(seed, labels, tau, scale, gate, observe, dtype, steps):
     energy = icnn(seed, labels, scale=scale, tau=tau, gate=gate).to(dtype)
     context = energy.condition(2 * torch.randn(B, F, dtype=dtype))
@@ -80,12 +82,17 @@ def test_its_gap_is_a_true_bound_and_it_reaches_the_minimum(seed, labels, tau, s
     best = minimum(exact, exact_context, MirrorDescent(300, step_size=0.05).solve(exact, exact_context), observed)
     with torch.no_grad():
         gap = exact(found.logits.double(), exact_context) - exact(best, exact_context)
+        # Where rounding moves y no further the gap stays at a few units of the potential's and of what it is a sum of.
+        y = torch.sigmoid(best)
+        size = exact.potential(y, exact_context).abs() + exact.gradient(y, exact_context).abs().sum(-1)
+        reach = 64 * torch.finfo(dtype).eps * size
     rounding = 1e-12
     assert (found.gap.double() >= gap - rounding).all()
     assert (found.steps <= steps).all()
-    assert ((found.gap <= tolerance) | (found.steps == steps)).all()
+    enough = found.gap.double() <= reach.clamp(min=tolerance)
+    assert (enough | (found.steps == steps)).all()
     if steps == 80:
-        assert (found.gap <= tolerance).all()
+        assert enough.all()
         if observed is not None:
             assert torch.equal(
                 torch.sigmoid(found.logits)[observed.mask].round(), observed.values[observed.mask].to(dtype)
