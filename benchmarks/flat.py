@@ -1,7 +1,7 @@
 """Peak memory of a training step against T: `python -m benchmarks.flat [--save FILE]`.
 
 Each number is from a fresh process (see benchmarks/memory.py): what one step takes beyond its inputs, its own gradients
-counted. The plain loop beside mirror descent as it comes, which keeps (B, K) numbers a step, and with a budget.
+counted. The plain loops beside mirror descent as it comes, which keeps (B, K) numbers a step, and with a budget.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.harness import describe_machine
 from benchmarks.memory import peak_bytes
-from benchmarks.rivals import Contestant, Ours, PlainLoop
+from benchmarks.rivals import Contestant, EnergyLoop, Ours, PlainLoop
 from benchmarks.timing import available_cores
 from energynets import MirrorDescent
 
@@ -31,7 +31,7 @@ class WithBudget(Ours):
         return MirrorDescent(self.problem.steps, step_size=self.problem.step_size, memory=BUDGET)
 
 
-CONTESTANTS: tuple[type[Contestant], ...] = (PlainLoop, Ours, WithBudget)
+CONTESTANTS: tuple[type[Contestant], ...] = (PlainLoop, EnergyLoop, Ours, WithBudget)
 
 
 def measure(labels: int, measurements: int, batch: int, threads: int) -> dict[str, Any]:
