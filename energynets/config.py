@@ -223,7 +223,7 @@ class Experiment(Section):
         """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder,
         compiler or labels at a time."""
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile"}}
-        how["model"] = {"label_chunk"}
+        how["model"] = {"label_chunk", "keep_unary"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -268,10 +268,16 @@ class EnergyModel(Section):
         default=None,
         description="labels at a time in training and scoring, so that no batch of logits exists; null: all at once",
     )
+    keep_unary: bool = Field(
+        default=False,
+        description="with a label_chunk: compute phi once and keep it, the one batch of logits then, not 2 T + 1 times",
+    )
 
     @model_validator(mode="after")
     def _labels_can_come_in_chunks(self) -> Self:
         if self.label_chunk is None:
+            if self.keep_unary:
+                raise ValueError("keep_unary: goes with a label_chunk alone; without, phi is computed once at any rate")
             return self
         if not isinstance(self.solver, MirrorDescentConfig):
             raise ValueError(f"label_chunk: goes with solver.kind mirror_descent alone, got {self.solver.kind}")

@@ -164,6 +164,7 @@ def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
     if model.label_chunk is not None:
         chunk = min(model.label_chunk, model.num_labels)
         numbers = working_numbers(solver.steps, batch_size, energy.num_measurements, chunk)  # type: ignore[arg-type]
+        numbers += batch_size * model.num_labels if model.keep_unary else 0
         return numbers * next(energy.parameters()).element_size()
     at_minimum = isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy)
     if not at_minimum:

@@ -149,6 +149,8 @@ class EnergyNetwork(_Model):
             torch records no gradients, inference keeps no graph.
         label_chunk: compute the loss and the best labels this many labels at a time, without a (B, L) tensor: for
             measured energies without gates, `MirrorDescent` and `Unroll()`. It costs 2 T + 1 times phi.
+        keep_unary: with a `label_chunk`, compute phi once and keep it, the only (B, L) tensor then: the fastest way
+            where A does not fit a CPU's cache, each step reading it once.
 
     Raises:
         ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
@@ -167,6 +169,7 @@ class EnergyNetwork(_Model):
         solver: Solver | None = None,
         gradient: Unroll | Truncated | Implicit | None = None,
         label_chunk: int | None = None,
+        keep_unary: bool = False,
     ) -> None:
         super().__init__()
         self.features = features
@@ -179,7 +182,9 @@ class EnergyNetwork(_Model):
                 "gradient: a fixed point does not depend on step sizes: no Implicit() with learn_step_sizes"
             )
         self.num_labels = energy.num_labels
-        self.label_chunk = label_chunk
+        self.label_chunk, self.keep_unary = label_chunk, keep_unary
+        if keep_unary and label_chunk is None:
+            raise ConfigError("keep_unary: phi is computed once at any rate where there is no label_chunk")
         if label_chunk is not None:
             if label_chunk < 1:
                 raise ConfigError(
@@ -219,7 +224,8 @@ class EnergyNetwork(_Model):
     def _stream(self, inputs: BatchInputs) -> LabelStream:
         if self.label_chunk is None:
             raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
-        return energy_stream(self.solver, self.energy, self.compute_features(inputs), self.label_chunk)  # type: ignore[arg-type]
+        features = self.compute_features(inputs)
+        return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
 
     def forward(self, inputs: BatchInputs) -> Tensor:
         """Logits z_T (B, L)."""

@@ -55,18 +55,21 @@ class LabelStream:
         parts = cut(targets, self.plan.chunk, self.inputs.features)
         differentiated = torch.is_grad_enabled()
         return StreamedBCE.apply(
-            self.plan, parts, self.factors, self.numbers, differentiated, *self.inputs, *self.weights
+            self.plan, parts, self.factors, self.numbers, differentiated, *self.inputs[:5], *self.weights
         )
 
     @torch.no_grad()
     def logits(self) -> Iterator[Tensor]:
         """z_T (B, C) of labels 0 .. C - 1, of the next C, and so on."""
-        run = descend(self.plan, self.inputs, self.weights)
-        for _, logits in final_logits(self.plan, self.inputs, run):
+        inputs = self.plan.given(self.inputs)
+        run = descend(self.plan, inputs, self.weights)
+        for _, logits in final_logits(self.plan, inputs, run):
             yield logits
 
 
-def energy_stream(solver: Descent, energy: MeasuredEnergy, features: Tensor, chunk: int) -> LabelStream:
+def energy_stream(
+    solver: Descent, energy: MeasuredEnergy, features: Tensor, chunk: int, *, keep_unary: bool = False
+) -> LabelStream:
     """Of a solver and an energy that `check_streamed` takes."""
     offset, mask, head = energy.condition_measured(features)
     weights, make_slope = slope_of(energy.head, head)
@@ -88,6 +91,7 @@ def energy_stream(solver: Descent, energy: MeasuredEnergy, features: Tensor, chu
         solver.momentum,
         [_value(factor) for factor in factors],
         solver.precision,
+        keep_unary,
     )
     inputs = Inputs(features, energy.unary.weight, energy.unary.bias, energy.measure, offset)
     if not learned:

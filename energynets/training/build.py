@@ -148,7 +148,7 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         energy.unary.load_state_dict(baseline.unary.state_dict())
         solver = SOLVERS[settings.solver.kind](**_arguments(settings.solver))
         gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
-        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk)
+        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary)
 
 
 def kind_label(experiment: Experiment) -> str:

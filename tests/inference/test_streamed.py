@@ -116,6 +116,8 @@ def check(model: EnergyNetwork, batch: Batch, chunk: int) -> None:
     expected = loss_and_gradients(model, batch, wanted)
     model.label_chunk = chunk
     assert_equal(loss_and_gradients(model, batch, wanted), expected)
+    model.keep_unary = True
+    assert_equal(loss_and_gradients(model, batch, wanted), expected)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
@@ -150,6 +152,24 @@ def test_parts_that_are_frozen(trains: str) -> None:
     expected = loss_and_gradients(model, batch, wanted)
     model.label_chunk = 3
     assert_equal(loss_and_gradients(model, batch, wanted), expected)
+    model.keep_unary = True
+    assert_equal(loss_and_gradients(model, batch, wanted), expected)
+
+
+def test_a_kept_unary_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, calls = nn.functional.linear, []
+    monkeypatch.setattr(nn.functional, "linear", lambda *given: calls.append(len(given[1])) or linear(*given))
+    model, batch = network(SPEN(F, 7), MirrorDescent(3), chunk=7), make_batch(4, 7)
+    for keep, times in ((False, 2 * 3 + 1), (True, 1)):
+        model.keep_unary = keep
+        EndToEnd()(model, batch).backward()
+        assert calls == [7] * times
+        calls.clear()
+
+
+def test_a_unary_is_kept_of_labels_in_chunks_alone() -> None:
+    with pytest.raises(ConfigError, match="keep_unary"):
+        EnergyNetwork(Itself(), SPEN(F, 7), keep_unary=True)
 
 
 def test_the_unary_classifier_streams_too() -> None:

@@ -11,8 +11,9 @@ over the chunks:
             dA = sum_t n_t^T dz_t + dm_t^T y_t               dphi = sum_t c_t dz_t
             dU = dphi^T f, du0 = sum_B dphi, df += dphi U
 
-The unstreamed descent computes phi once, and this one 2 T + 1 times. Its memory besides the weights and their
-gradients is `working_numbers`, whatever L is.
+The unstreamed descent computes phi once, and this one 2 T + 1 times, unless it is told to keep phi, the one tensor of
+size (B, L) then. Its memory besides the weights and their gradients is `working_numbers`, whatever L is. Each pass
+reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either product.
 """
 
 from __future__ import annotations
@@ -43,13 +44,21 @@ def working_numbers(steps: int, batch: int, measurements: int, chunk: int) -> in
 
 
 class Inputs(NamedTuple):
-    """What is differentiated besides the head's weights: f (B, F), U (L, F), u0 (L,), A (K, L), (K,) or (B, K)."""
+    """What is differentiated besides the head's weights: f (B, F), U (L, F), u0 (L,), A (K, L), (K,) or (B, K).
+
+    And phi (B, L), where it is kept: made of the first three, not differentiated.
+    """
 
     features: Tensor
     weight: Tensor
     bias: Tensor | None
     rows: Tensor
     offset: Tensor
+    unary: Tensor | None = None
+
+    def with_unary(self) -> Inputs:
+        """phi of all labels at hand."""
+        return self._replace(unary=functional.linear(self.features, self.weight, self.bias))
 
 
 class Part(NamedTuple):
@@ -93,6 +102,7 @@ class StreamPlan:
         step_sizes, tau, momentum: values.
         factors: c_0 .. c_T.
         precision: of the products with A.
+        keep_unary: phi is computed once and kept.
     """
 
     chunk: int
@@ -103,6 +113,11 @@ class StreamPlan:
     momentum: float
     factors: Sequence[float]
     precision: Precision
+    keep_unary: bool = False
+
+    def given(self, inputs: Inputs) -> Inputs:
+        """What the passes read."""
+        return inputs.with_unary() if self.keep_unary else inputs
 
     @property
     def steps(self) -> int:
@@ -113,8 +128,11 @@ class StreamPlan:
         """All labels, C at a time."""
         for start in range(0, len(inputs.weight), self.chunk):
             labels = slice(start, start + self.chunk)
-            bias = None if inputs.bias is None else inputs.bias[labels]
-            phi = functional.linear(inputs.features, inputs.weight[labels], bias)
+            if inputs.unary is not None:
+                phi = inputs.unary[:, labels].clone(memory_format=torch.contiguous_format)
+            else:
+                bias = None if inputs.bias is None else inputs.bias[labels]
+                phi = functional.linear(inputs.features, inputs.weight[labels], bias)
             rows = rounded(inputs.rows[:, labels], self.precision)
             # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
             yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
@@ -299,19 +317,20 @@ class StreamedBCE(torch.autograd.Function):
         pull: bool,
         *tensors: Tensor | None,
     ) -> Tensor:
-        inputs, weights = Inputs(*tensors[:5]), tensors[5:]  # type: ignore[arg-type]
+        inputs, weights = plan.given(Inputs(*tensors[:5])), tensors[5:]  # type: ignore[arg-type]
         run = descend(plan, inputs, weights)  # type: ignore[arg-type]
         total, dn = loss_pass(plan, inputs, run, parts, pull=pull and plan.steps > 0)
         ctx.plan, ctx.parts, ctx.count = plan, parts, max(len(inputs.features), 1)
-        ctx.save_for_backward(*tensors, *run, dn)
+        ctx.save_for_backward(*tensors, inputs.unary, *run, dn)
         return total / ctx.count
 
     @staticmethod
     @once
     def backward(ctx: Any, loss_bar: Tensor) -> tuple[Any, ...]:
         plan: StreamPlan = ctx.plan
-        *tensors, states, coordinates, dn = ctx.saved_tensors
-        inputs, weights, run = Inputs(*tensors[:5]), tuple(tensors[5:]), StreamRun(states, coordinates)
+        *tensors, unary, states, coordinates, dn = ctx.saved_tensors
+        inputs = Inputs(*tensors[:5])._replace(unary=unary)
+        weights, run = tuple(tensors[5:]), StreamRun(states, coordinates)
         needs = Inputs(*ctx.needs_input_grad[5:10])
         scale = loss_bar / ctx.count
         shared = shared_backward(plan, inputs, weights, run, dn * scale)
