@@ -2,8 +2,9 @@
 
     python libmultilabel_step.py FOLDER
 
-needs libmultilabel[nn] and nothing of energynets; it reads case.json, documents.npz and, where there are some, weights.npz from the folder and prints a line of JSON. Its
-batches are as its loader collates them: tokens padded to the longest document, labels dense. Making them is not timed.
+needs libmultilabel[nn] and nothing of energynets. It reads case.json, documents.npz and, where there are some,
+weights.npz from the folder and prints a line of JSON. Batches are as the library's loader collates them: tokens padded
+to the longest document, labels dense. Making them is not timed.
 """
 
 from __future__ import annotations
