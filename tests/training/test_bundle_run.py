@@ -36,7 +36,7 @@ def test_memory_is_that_of_the_minimum_and_not_of_the_way_there() -> None:
     few, many = (
         estimate(toy_experiment(model(solver={"kind": "bundle_entropy", "steps": steps})), sizes) for steps in (1, 50)
     )
-    assert few.stages[-1].unroll == many.stages[-1].unroll > 0
+    assert few.stages[-1].step == many.stages[-1].step > 0
 
 
 @pytest.mark.parametrize(

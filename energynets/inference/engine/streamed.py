@@ -12,7 +12,12 @@ over the chunks:
             dU = dphi^T f, du0 = sum_B dphi, df += dphi U
 
 The unstreamed descent computes phi once, and this one 2 T + 1 times, unless it is told to keep phi, the one tensor of
-size (B, L) then. Its memory besides the weights and their gradients is `working_numbers`, whatever L is. Each pass
+size (B, L) then. Besides the weights and their gradients it holds, whatever L is, at most
+
+    (7 T + 1) B K  that all chunks share, and of one chunk phi, y_0, every z_t and dm_t A, and its A:
+    (max(2 T + 2, 3) B + K) C  numbers.
+
+Each pass
 reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either product.
 """
 
@@ -35,12 +40,6 @@ if TYPE_CHECKING:
     from energynets.data.batches import SparseBatch
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward
-
-
-def working_numbers(steps: int, batch: int, measurements: int, chunk: int) -> int:
-    """Most numbers held at once: what all chunks share, and of one chunk phi, y_0, every z_t and dm_t A, and its A."""
-    shared = (7 * steps + 1) * batch * measurements
-    return shared + (max(2 * steps + 2, 3) * batch + measurements) * chunk
 
 
 class Inputs(NamedTuple):

@@ -1,0 +1,208 @@
+"""What one training step holds at its fullest moment, gradients included: measured on made-up documents."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch, TokenBatch
+from energynets.objectives import OBJECTIVES
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+    from energynets.config_training import Stage
+    from energynets.training.build import Sizes
+
+POSITIVES = 5
+"""Labels of a made-up document."""
+ENTRIES = 100
+"""Non-zero entries of a made-up row of a table, at most."""
+FEW = 1 << 22
+"""Numbers of a (B, L) tensor up to which a step is run over all labels."""
+WORDS = 50_000
+"""Rows of an embedding, at most, that documents are read with: the others are only counted."""
+
+
+class Tracker(TorchDispatchMode):
+    """Bytes of the tensors made within it that are alive: now, and at most since `reset`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def reset(self) -> None:
+        """The peak starts anew."""
+        self.peak = self.now
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return found
+
+    def known(self, *tensors: Tensor | None) -> None:
+        """Not to be counted, whatever makes views of them."""
+        for tensor in tensors:
+            if tensor is not None:
+                self._add(tensor, count=False)
+
+    def _add(self, tensor: Tensor, *, count: bool = True) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        size = storage.nbytes() if count else 0
+
+        def gone(_: Any, key: int = key, size: int = size) -> None:
+            self._alive.pop(key, None)
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """Bytes over what is there between steps: at most up to the gradients, and at most while weights change."""
+
+    gradients: float
+    update: float
+
+    def at(self, x: float, other: _Phases) -> _Phases:
+        """On the line through both, 0 being here and 1 there."""
+        return _Phases(*(a + x * (b - a) for a, b in zip(self._pair(), other._pair(), strict=True)))
+
+    def _pair(self) -> tuple[float, float]:
+        return self.gradients, self.update
+
+
+def step_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> int:
+    """Bytes over weights and optimiser state.
+
+    The feature network and what follows it are run one after the other, for only the latter knows labels:
+
+        max(activations + head up to its gradients, feature network + gradients of the head, all gradients)
+    """
+    of_features = "features" in stage.trains
+    features_peak = activations = features_gradients = 0
+    if of_features:
+        features_peak, activations, features_gradients = _features_bytes(experiment, sizes)
+    head = _head_bytes(experiment, sizes, stage)
+    during = max(activations + head.gradients, features_peak + head.update)
+    return round(max(during, features_gradients + head.update))
+
+
+def _features_bytes(experiment: Experiment, sizes: Sizes) -> tuple[int, int, int]:
+    """At most in the feature network, what it leaves for its backward pass, its gradients."""
+    from energynets.training.build import Sizes, build_model
+
+    # Only the words that occur have activations.
+    few = Sizes(min(sizes.inputs, WORDS), POSITIVES, sizes.tokens)
+    features: Any = build_model(experiment, few).features
+    features.train()
+    inputs = made_up_inputs(experiment, few)
+    with Tracker() as tracker:
+        tracker.known(*features.parameters(), *features.buffers())
+        found = features(inputs)
+        activations = tracker.now
+        if found.requires_grad:
+            found.sum().backward()
+        del found
+    gradients = sum(_size(weight) for weight in features.parameters() if weight.requires_grad)
+    missing = _missing_words(features, sizes.inputs - few.inputs)
+    return tracker.peak + missing, activations, gradients + missing
+
+
+def _head_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> _Phases:
+    """Of what follows the features, with its gradients."""
+    chunk = _chunk(experiment)
+    enough = max(FEW // experiment.training.batch_size, 2 * chunk if chunk < sizes.labels else 0)
+    if sizes.labels <= enough:
+        return _run(experiment, sizes.labels, stage)
+    less, more = _run(experiment, enough // 2, stage), _run(experiment, enough, stage)
+    return less.at((sizes.labels - enough // 2) / (enough - enough // 2), more)
+
+
+def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
+    from energynets.training.build import Sizes, build_model
+    from energynets.training.optimizers import Optimizers
+    from energynets.training.stages import stage_view, trained
+    from energynets.training.update import Update
+
+    size = experiment.training.batch_size
+    # Of the feature network its output is used alone.
+    few = Sizes(POSITIVES, labels, experiment.model.features.kind != "bag_of_words")  # type: ignore[union-attr]
+    model: Any = build_model(experiment, few)
+    model.train()
+    view = stage_view(model, stage.trains)
+    features = torch.randn(size, model.features.num_features, requires_grad="features" in stage.trains)
+    batch = Batch(CachedFeatures(features), made_up_labels(size, labels), torch.arange(size))
+    objective = OBJECTIVES[experiment.objective.kind](experiment.objective.loss, steps=experiment.objective.steps)
+    with trained(view, stage.trains, stage.name) as parameters:
+        optimizer = Optimizers(stage.optimizer, view, stage.trains)
+        update = Update(
+            view, objective, parameters, optimizer, clip_norm=stage.optimizer.clip_norm, project=model.project
+        )
+        try:
+            update.gradients(batch)  # optimisers make their state in their first step
+            update.apply()
+            optimizer.zero_grad(set_to_none=True)
+            features.grad = None
+            with Tracker() as tracker:
+                tracker.known(*model.parameters(), features, *optimizer.tensors().values())
+                update.gradients(batch)
+                gradients = tracker.peak
+                tracker.reset()
+                update.apply()
+            return _Phases(gradients, tracker.peak)
+        finally:
+            optimizer.close()
+
+
+def made_up_inputs(experiment: Experiment, sizes: Sizes) -> BatchInputs:
+    """A batch of documents, words by Zipf's law."""
+    size, draw = experiment.training.batch_size, torch.Generator().manual_seed(0)
+    if not sizes.tokens:
+        entries = min(ENTRIES, sizes.inputs)
+        columns = torch.rand(size, sizes.inputs, generator=draw).topk(entries).indices.sort().values
+        return SparseBatch(
+            columns.flatten(),
+            torch.rand(columns.numel(), generator=draw),
+            entries * torch.arange(size + 1),
+            sizes.inputs,
+        )
+    length = experiment.data.text.max_tokens
+    ranks = torch.exp(torch.rand(size, length, generator=draw) * torch.tensor(max(sizes.inputs - 1, 1)).log())
+    tokens = ranks.long().clamp(1, max(sizes.inputs - 1, 1))
+    return TokenBatch(tokens, torch.full((size,), length))
+
+
+def made_up_labels(size: int, labels: int) -> SparseBatch:
+    count = min(POSITIVES, labels)
+    columns = torch.randint(labels, (size, 1), generator=torch.Generator().manual_seed(0)) + torch.arange(count)
+    return SparseBatch((columns % labels).flatten(), torch.ones(size * count), count * torch.arange(size + 1), labels)
+
+
+def _chunk(experiment: Experiment) -> int:
+    """Labels at a time; 0 where all are."""
+    model: Any = experiment.model
+    return int(getattr(model, "label_chunk", None) or getattr(getattr(model, "output", None), "chunk", None) or 0)
+
+
+def _missing_words(features: nn.Module, count: int) -> int:
+    """Bytes of the gradient of what has a row for each of so many more words."""
+    table: Any = getattr(features, "embedding", None) or getattr(features, "first", None)
+    return 0 if table is None else count * table.weight.shape[1] * table.weight.element_size()
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
