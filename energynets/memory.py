@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from energynets.energies import Energy, GatheredContext, GatheredEnergy, MeasuredContext, MeasuredEnergy
 from energynets.errors import ConfigError
-from energynets.inference import BundleEntropy, Implicit
+from energynets.inference import BundleEntropy, Implicit, Shortlist, Solver
+from energynets.inference.engine import streamed
 from energynets.inference.engine.fused import LARGEST
-from energynets.inference.engine.streamed import working_numbers
+from energynets.inference.engine.gathered import working_numbers
 from energynets.inference.implicit import fixed_point
 from energynets.models import EnergyNetwork
 from energynets.output import ChunkedLinear
@@ -158,32 +160,69 @@ def loss_bytes(loss: str, model: Any, batch_size: int) -> int:
 def unroll_bytes(model: EnergyNetwork, batch_size: int) -> int:
     """Bytes that autograd keeps of one unrolled inference over `batch_size` documents, weights left out.
 
-    Where labels come in chunks, also what the passes over them hold.
+    Where labels come in chunks or only a shortlist of them moves, also what the passes over them hold.
     """
-    energy, solver, gradient = model.energy, model.solver, model.gradient
+    energy, solver = model.energy, model.solver
+    if model.shortlist is not None:
+        return _shortlist_bytes(model, model.shortlist, batch_size)
     if model.label_chunk is not None:
         chunk = min(model.label_chunk, model.num_labels)
-        numbers = working_numbers(solver.steps, batch_size, energy.num_measurements, chunk)  # type: ignore[arg-type]
+        numbers = streamed.working_numbers(solver.steps, batch_size, energy.num_measurements, chunk)  # type: ignore[arg-type]
         numbers += batch_size * model.num_labels if model.keep_unary else 0
         return numbers * next(energy.parameters()).element_size()
-    at_minimum = isinstance(gradient, Implicit) or isinstance(solver, BundleEntropy)
-    if not at_minimum:
+    if not _at_minimum(model):
         energy, solver = _tangible(energy), _tangible(solver)
     width: int = model.features.num_features  # type: ignore[assignment]
     features = torch.empty(batch_size, width, device=next(energy.parameters()).device)
-    known = {_storage(tensor) for tensor in (*energy.parameters(), *solver.parameters(), features)}
+    known = (*energy.parameters(), *solver.parameters(), features)
+    return _saved_bytes(model, energy, solver, lambda: energy.condition(features), known)
+
+
+def _shortlist_bytes(model: EnergyNetwork, shortlist: Shortlist, batch_size: int) -> int:
+    """The same where the energy moves some labels: of its T steps over them, and of the passes over all labels."""
+    energy, labels = model.energy, model.num_labels
+    assert isinstance(energy, MeasuredEnergy)
+    count = min(shortlist.candidates, labels)
+    chunk = labels if model.label_chunk is None else min(model.label_chunk, labels)
+    like = next(energy.parameters())
+    one_pass, steps = working_numbers(batch_size, energy.num_measurements, count, chunk)
+    features = like.new_empty(batch_size, energy.num_features)
+    view = GatheredEnergy(energy, count)
+
+    def condition() -> GatheredContext:
+        offset, mask, head = energy.condition_measured(features)
+        unary, rows, rest = (
+            like.new_empty(batch_size, *shape, requires_grad=True)
+            for shape in ((count,), (energy.num_measurements, count), (energy.num_measurements,))
+        )
+        return GatheredContext(MeasuredContext(unary, offset + rest, (), mask, head), rows)
+
+    known = (*energy.parameters(), *model.solver.parameters(), features)
+    kept = _saved_bytes(model, view, model.solver, condition, known)
+    return max(one_pass * like.element_size(), steps * like.element_size() + kept)
+
+
+def _at_minimum(model: EnergyNetwork) -> bool:
+    """Whether the minimum is differentiated and no step."""
+    return isinstance(model.gradient, Implicit) or isinstance(model.solver, BundleEntropy)
+
+
+def _saved_bytes(
+    model: EnergyNetwork, energy: Energy, solver: Solver, condition: Callable[[], Any], known: Iterable[Tensor]
+) -> int:
+    """Bytes that autograd keeps of one inference, what is known before left out."""
+    gradient, storages = model.gradient, {_storage(tensor) for tensor in known}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in known:
+        if _storage(tensor) not in storages:
             kept[_storage(tensor)] = tensor
         return tensor
 
-    condition: Callable[[Tensor], object] = energy.condition
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result is held until the count is taken: a freed storage could lend its identity to another.
-        context = condition(features)
-        if at_minimum:
+        context = condition()
+        if _at_minimum(model):
             mode = gradient if isinstance(gradient, Implicit) else Implicit()
             result = fixed_point(energy, context, solver.start(energy, context), mode, None)
         else:

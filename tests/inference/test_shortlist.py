@@ -1,4 +1,4 @@
-"""An energy over each document's candidates: with all labels it is the energy itself, else a naive loop is the oracle."""
+"""An energy over candidates: with all labels it is the energy itself, with fewer a naive loop is the oracle."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import addmm, mm
-from energynets.inference.engine.streamed import Inputs, LabelBars, Part, cut, in_chunks, loss_sum
+from energynets.inference.engine.streamed import Chunk, Inputs, LabelBars, Part, cut, in_chunks, loss_sum
 from energynets.top import TopLabels, top_labels
 
 if TYPE_CHECKING:
@@ -211,8 +211,10 @@ class GatherFunction(torch.autograd.Function):
             torch.empty_like(rows) if wanted[3] else None,
             None,
         )
-        places = Places.of(labels, ctx.chunk, len(weight))
-        _gather_backward(_inputs(features, weight, bias, rows), ctx.chunk, places, ctx.parts, bars, found)
+        d_unary, d_rows, d_rest, d_loss, *_ = bars
+        columns = None if d_rows is None else d_rows.transpose(1, 2).flatten(0, 1)
+        inputs, places = _inputs(features, weight, bias, rows), Places.of(labels, ctx.chunk, len(weight))
+        _LabelBackward(inputs, places, d_unary, columns, d_rest, d_loss, found).over(ctx.parts)
         return (None, None, None, None, *found[:4])
 
 
@@ -221,33 +223,50 @@ def _inputs(features: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor)
     return Inputs(features, weight, bias, rows, features.new_empty(0))
 
 
-def _gather_backward(
-    inputs: Inputs, chunk: int, places: Places, parts: Sequence[Part], bars: Sequence[Tensor | None], found: LabelBars
-) -> None:
-    """The second pass; gradients are written where `found` has places for them."""
-    d_unary, d_rows, d_rest, d_loss, *_ = bars
-    columns = None if d_rows is None else d_rows.transpose(1, 2).flatten(0, 1)
-    for number, (here, part) in enumerate(zip(in_chunks(inputs, chunk), parts, strict=True)):
-        y = here.phi.sigmoid_()
-        which, at = places.at(number)
+class _LabelBackward(NamedTuple):
+    """The second pass.
+
+    Args:
+        inputs: of the labels.
+        places: of the candidates.
+        unary, columns, rest, loss: dphi_I (B, n), dA_I (B n, K), dm_rest (B, K) and d loss_rest; None is 0.
+        wanted: where gradients are written, zeros that are added to (features).
+    """
+
+    inputs: Inputs
+    places: Places
+    unary: Tensor | None
+    columns: Tensor | None
+    rest: Tensor | None
+    loss: Tensor | None
+    wanted: LabelBars
+
+    def over(self, parts: Sequence[Part]) -> None:
+        """All chunks."""
+        for number, (chunk, part) in enumerate(zip(in_chunks(self.inputs, self.places.chunk), parts, strict=True)):
+            self._chunk(chunk, part, *self.places.at(number))
+
+    def _chunk(self, chunk: Chunk, part: Part, which: Tensor, at: tuple[Tensor, Tensor]) -> None:
+        y, labels, wanted = chunk.phi.sigmoid_(), chunk.labels, self.wanted
         dphi = torch.zeros_like(y)
-        if d_loss is not None:
-            dphi = dphi.copy_(y).index_put_((part.rows, part.columns), -part.values, accumulate=True).mul_(d_loss)
-        if d_rest is not None:
-            dphi += _sigmoid_backward(mm(d_rest, here.rows), y)
-        dphi[at] = 0 if d_unary is None else d_unary.flatten()[which]
+        if self.loss is not None:
+            dphi += y
+            dphi.index_put_((part.rows, part.columns), -part.values, accumulate=True).mul_(self.loss)
+        if self.rest is not None:
+            dphi += _sigmoid_backward(mm(self.rest, chunk.rows), y)
+        dphi[at] = 0 if self.unary is None else self.unary.flatten()[which]
         y[at] = 0
-        if found.rows is not None:
-            d_columns = y.new_zeros(y.shape[1], len(inputs.rows)) if d_rest is None else mm(y.T, d_rest)
-            if columns is not None:
-                d_columns = add_rows(d_columns, at[1], columns[which])
-            found.rows[:, here.labels] = d_columns.T
-        if found.features is not None:
-            found.features.addmm_(dphi, inputs.weight[here.labels])
-        if found.weight is not None:
-            torch.mm(dphi.T, inputs.features, out=found.weight[here.labels])
-        if found.bias is not None:
-            torch.sum(dphi, 0, out=found.bias[here.labels])
+        if wanted.rows is not None:
+            columns = y.new_zeros(y.shape[1], len(chunk.rows)) if self.rest is None else mm(y.T, self.rest)
+            if self.columns is not None:
+                columns = add_rows(columns, at[1], self.columns[which])
+            wanted.rows[:, labels] = columns.T
+        if wanted.features is not None:
+            wanted.features.addmm_(dphi, self.inputs.weight[labels])
+        if wanted.weight is not None:
+            torch.mm(dphi.T, self.inputs.features, out=wanted.weight[labels])
+        if wanted.bias is not None:
+            torch.sum(dphi, 0, out=wanted.bias[labels])
 
 
 def add_rows(place: Tensor, index: Tensor, rows: Tensor) -> Tensor:
@@ -257,6 +276,11 @@ def add_rows(place: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     return place.index_add_(0, index, rows)
 
 
-def gathered_numbers(batch: int, measurements: int, features: int, chunk: int) -> int:
-    """Most numbers that a pass holds at once besides what it returns."""
-    return (4 * batch + 2 * measurements) * chunk
+def working_numbers(batch: int, measurements: int, count: int, chunk: int) -> tuple[int, int]:
+    """Most numbers held at once besides weights, their gradients and what the solver keeps: by a pass, by its steps.
+
+    Of the pass logits, columns of A and the gradient of A_I in two orders; of the steps that gradient and what one of
+    them adds to it. The first pass has no gradients beside it and so never is the peak.
+    """
+    candidates = 2 * batch * measurements * count
+    return (5 * batch + 3 * measurements) * chunk + candidates, candidates
