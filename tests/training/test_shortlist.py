@@ -173,7 +173,8 @@ def test_memory_of_a_shortlist_does_not_grow_with_labels() -> None:
 @pytest.mark.parametrize(("count", "chunk"), [(200, 500), (20, 2000)])
 def test_what_a_step_holds_is_what_the_estimate_says(count: int, chunk: int) -> None:
     labels, size = 20_000, 64
-    network = build_model(toy_experiment(SPEN | {"label_chunk": chunk, "shortlist": count}), Sizes(20, labels, False))
+    model = SPEN | {"energy": {"kind": "spen"}, "label_chunk": chunk, "shortlist": count}  # K = 16
+    network = build_model(toy_experiment(model), Sizes(20, labels, False))
     columns = torch.randint(labels, (size,), generator=torch.Generator().manual_seed(0))
     targets = SparseBatch(columns, torch.ones(size), torch.arange(size + 1), labels)
     batch = Batch(CachedFeatures(torch.randn(size, network.features.num_features)), targets, torch.arange(size))
