@@ -257,10 +257,12 @@ class _LabelBackward(NamedTuple):
         dphi[at] = 0 if self.unary is None else self.unary.flatten()[which]
         y[at] = 0
         if wanted.rows is not None:
-            columns = y.new_zeros(y.shape[1], len(chunk.rows)) if self.rest is None else mm(y.T, self.rest)
+            place = wanted.rows[:, labels]
+            found = place.zero_() if self.rest is None else mm(self.rest.T, y, out=place)
+            if found is not place:
+                place.copy_(found)
             if self.columns is not None:
-                columns = add_rows(columns, at[1], self.columns[which])
-            wanted.rows[:, labels] = columns.T
+                add_columns(place, at[1], self.columns[which].T)
         if wanted.features is not None:
             wanted.features.addmm_(dphi, self.inputs.weight[labels])
         if wanted.weight is not None:
@@ -269,11 +271,12 @@ class _LabelBackward(NamedTuple):
             torch.sum(dphi, 0, out=wanted.bias[labels])
 
 
-def add_rows(place: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """place[index] += rows, an index perhaps many times over, with the same bits each time on either device."""
+def add_columns(place: Tensor, index: Tensor, columns: Tensor) -> None:
+    """place[:, index] += columns, an index perhaps many times over, with the same bits each time on either device."""
     if place.is_cuda:  # where index_add adds in whatever order threads come, and index_put sorts first
-        return place.index_put_((index,), rows, accumulate=True)
-    return place.index_add_(0, index, rows)
+        place.T.index_put_((index,), columns.T, accumulate=True)
+    else:  # where it is the other way around
+        place.index_add_(1, index, columns)
 
 
 def working_numbers(batch: int, measurements: int, count: int, chunk: int) -> tuple[int, int]:
