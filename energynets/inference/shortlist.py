@@ -117,6 +117,15 @@ class ShortlistStream:
         Raises:
             ShapeError: targets of another shape.
         """
+        found = self.gather(targets, training=training)
+        loss = functional.binary_cross_entropy_with_logits(self.minimise(found), found.targets, reduction="sum")
+        return (loss + found.loss) / max(len(self.features), 1)
+
+    def gather(self, targets: SparseBatch, *, training: bool) -> Gathered:
+        """The candidates and what all other labels add: one pass over the labels, and another in the backward pass.
+
+        Args and raises as `bce`.
+        """
         shape = (len(self.features), self.energy.num_labels)
         if (len(targets), targets.num_columns) != shape:
             raise ShapeError(f"targets: expected {shape}, got {(len(targets), targets.num_columns)}")
@@ -126,12 +135,16 @@ class ShortlistStream:
             first, count = self.shortlist.before_all(targets)
         inputs = self._inputs()
         if asked_for_general_path():
-            found = self._plainly(inputs, find(inputs, self.chunk, count, first, targets)[0], targets)
-        else:
-            found = Gathered(*GatherFunction.apply(self.chunk, count, first, targets, *inputs[:4]))
-        z = self._minimise(found, self.gradient if torch.is_grad_enabled() else NoGradient())
-        loss = functional.binary_cross_entropy_with_logits(z, found.targets, reduction="sum")
-        return (loss + found.loss) / max(len(self.features), 1)
+            return self._plainly(inputs, find(inputs, self.chunk, count, first, targets)[0], targets)
+        return Gathered(*GatherFunction.apply(self.chunk, count, first, targets, *inputs[:4]))
+
+    def minimise(self, found: Gathered) -> Tensor:
+        """z_T of the candidates, (B, n): the solver's steps, which know nothing of L."""
+        offset, mask, head = self.energy.condition_measured(self.features)
+        measured = MeasuredContext(found.unary, offset + found.rest, (), mask, head)
+        view = GatheredEnergy(self.energy, found.unary.shape[1])
+        gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
+        return self.solver.solve(view, GatheredContext(measured, found.rows), gradient=gradient)
 
     def logits(self) -> Tensor:
         """z_T of candidates and phi of the others, (B, L), by plain operations: differentiable, and of that size."""
@@ -142,8 +155,7 @@ class ShortlistStream:
         share = torch.sigmoid(unary).scatter(1, labels, 0)
         rows = columns_of(inputs.rows, labels)
         found = Gathered(unary.gather(1, labels), rows, share @ inputs.rows.T, unary.new_zeros(()), labels, phi)
-        gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
-        return unary.scatter(1, labels, self._minimise(found, gradient))
+        return unary.scatter(1, labels, self.minimise(found))
 
     @torch.no_grad()
     def logits_in_chunks(self) -> Iterator[Tensor]:
@@ -151,7 +163,7 @@ class ShortlistStream:
         inputs = self._inputs()
         seen = self._survey(inputs)
         labels, phi = self._best(seen)
-        z = self._minimise(gathered(inputs, seen, labels, phi, None), NoGradient()).flatten()
+        z = self.minimise(gathered(inputs, seen, labels, phi, None)).flatten()
         places = Places.of(labels, self.chunk, self.energy.num_labels)
         for number, here in enumerate(in_chunks(inputs, self.chunk)):
             which, at = places.at(number)
@@ -165,7 +177,7 @@ class ShortlistStream:
         seen = self._survey(inputs, more=k)
         labels, phi = self._best(seen)
         count = labels.shape[1]
-        z = self._minimise(gathered(inputs, seen, labels, phi, None), NoGradient())
+        z = self.minimise(gathered(inputs, seen, labels, phi, None))
         others, their_phi = seen.best.labels[:, count:], seen.best.logits[:, count:]
         order = torch.cat((labels, others), 1).sort(dim=1)
         logits = torch.cat((z, their_phi), 1).gather(1, order.indices)
@@ -200,13 +212,6 @@ class ShortlistStream:
         rest = (fixed * torch.sigmoid(unary)) @ inputs.rows.T
         rows = columns_of(inputs.rows, found.labels)
         return Gathered(unary.gather(1, found.labels), rows, rest, loss, found.labels, found.targets)
-
-    def _minimise(self, found: Gathered, gradient: GradientMode) -> Tensor:
-        """z_T of the candidates, (B, n)."""
-        offset, mask, head = self.energy.condition_measured(self.features)
-        measured = MeasuredContext(found.unary, offset + found.rest, (), mask, head)
-        view = GatheredEnergy(self.energy, found.unary.shape[1])
-        return self.solver.solve(view, GatheredContext(measured, found.rows), gradient=gradient)
 
 
 def check_shortlist(energy: Energy, solver: Solver) -> None:
