@@ -402,6 +402,19 @@ def test_recall_is_of_the_true_labels_among_the_candidates() -> None:
     assert score(model, docs, k=1, features=features.float()).recall is None
 
 
+@pytest.mark.parametrize("weight", ["unary", "measure"])
+def test_scores_that_are_not_numbers_are_an_error(weight: str) -> None:
+    model = network(SPEN(F, 40), MirrorDescent(1), 5, 7)
+    with torch.no_grad():
+        if weight == "unary":
+            model.energy.unary.bias[33] = torch.nan  # type: ignore[union-attr, index]
+        else:
+            model.energy.measure[0, 33] = torch.nan  # type: ignore[union-attr, index]
+    docs, features = documents(3, 40)
+    with pytest.raises(InferenceError, match="document 0"):
+        score(model, docs, k=2, features=features)
+
+
 # ------------------------------------------------------------------------------------------------ memory
 
 
