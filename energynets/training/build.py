@@ -149,9 +149,7 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         solver = SOLVERS[settings.solver.kind](**_arguments(settings.solver))
         gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
         shortlist = None if settings.shortlist is None else Shortlist(**settings.shortlist.model_dump())
-        return EnergyNetwork(
-            features, energy, solver, gradient, settings.label_chunk, settings.keep_unary, shortlist
-        )
+        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary, shortlist)
 
 
 def kind_label(experiment: Experiment) -> str:

@@ -480,6 +480,10 @@ def test_the_gathered_energy_is_the_measured_one_where_other_labels_do_nothing(e
         (lambda: network(SPEN(F, 7), None, 0), "shortlist.candidates: expected 1 label or more, got 0"),
         (lambda: Shortlist(3, -1), "shortlist.negatives: expected 0 or more"),
         (lambda: Shortlist(3, 3), "fewer than the 3 candidates, got 3"),
+        (
+            lambda: EnergyNetwork(Itself(), SPEN(F, 7), label_chunk=2, keep_unary=True, shortlist=3),
+            "keep_unary: a shortlist has two passes",
+        ),
         (lambda: network(SPEN(F, 7), None, 3, 0), "label_chunk: expected 1 label or more"),
     ],
 )

@@ -131,6 +131,7 @@ def test_one_seed_one_run_whether_it_was_stopped_or_not(tmp_path: Path) -> None:
         (["model.solver.precision=bf16"], "shortlist: goes with solver.precision float32 alone, got bf16"),
         (["model.solver.memory=2"], "shortlist: its iterates are small: set solver.memory null"),
         (["model.energy={kind: icnn, gate: true}"], "shortlist: does not go with energy.gate"),
+        (["model.keep_unary=true", "model.label_chunk=2"], "shortlist: does not go with keep_unary"),
         (["objective.loss=softmax"], "model.shortlist goes with bce alone, got softmax"),
         (["objective.steps=all"], "model.shortlist has the loss of the last step alone"),
         (["training.compile=engine"], "model.shortlist goes with none alone, got engine"),
