@@ -253,6 +253,7 @@ class EnergyNetwork(_Model):
     def _stream(self, inputs: BatchInputs) -> LabelStream:
         if self.label_chunk is None:
             raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
+        self._of_all_labels("streamed_bce", "use EndToEnd('bce')")
         features = self.compute_features(inputs)
         return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
 

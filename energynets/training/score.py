@@ -51,7 +51,7 @@ def score(
         features: (N, F) cached features of the documents, instead of their inputs.
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch, where the model is an energy network; not where
-            it has its labels in chunks: the result is of all labels at once.
+            it has its labels in chunks or a shortlist: the result is of all labels at once.
         seconds: gets the seconds per document of each batch appended: transfer to the device, forward and top k.
 
     Returns:

@@ -493,11 +493,12 @@ def test_what_does_not_go_with_a_shortlist_is_refused_by_name(make: Any, message
 
 
 def test_what_is_of_all_labels_is_refused_by_name() -> None:
-    model, batch = network(SPEN(F, 7), MirrorDescent(2), 3), make_batch(2, 7)
+    model, batch = network(SPEN(F, 7), MirrorDescent(2), 3, 2), make_batch(2, 7)
     for call, message in (
         (lambda: model.infer(batch.inputs), "infer: is of all labels.*use top_k"),
         (lambda: list(model.trajectory(batch.inputs)), "trajectory: is of all labels"),
         (lambda: model.with_losses(batch.inputs, lambda *_: 0), "with_losses: is of all labels"),
+        (lambda: model.streamed_bce(batch.inputs, batch.labels), "streamed_bce: is of all labels"),
         (lambda: EndToEnd("softmax")(model, batch), "shortlist: it has loss bce on the last step, got softmax"),
         (lambda: EndToEnd(steps="all")(model, batch), "got bce on all"),
     ):
