@@ -3,7 +3,8 @@
 Every metric of N validation and N test documents, threshold included, over L = 670,091 planted labels (Amazon-670K's
 number), k = 256 scores kept of each document: in a fresh process for each N and each model, its peak over what it held
 with data and weights in place. What it grows by from one N to another is what a document takes; the scores themselves,
-an id and a value of each, are 8 k bytes of it, and the copy of a split's inputs and labels is in it too.
+an id and a value of each, are 8 k bytes of it; copies of a split and the predicted label sets (of new weights all k
+labels of a document) are in it too.
 """
 
 from __future__ import annotations
