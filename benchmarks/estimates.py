@@ -9,8 +9,6 @@ once they have allocated before.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import subprocess
@@ -21,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import describe_machine
-from benchmarks.memory import _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _resident
+from benchmarks.memory import _resident, free_at_once, start_peak
 from energynets.config import Experiment
 from energynets.data.batches import Batch
 from energynets.memory import bytes_text, estimate, sizes_of
@@ -65,14 +63,10 @@ def settings(name: str) -> tuple[Experiment, Sizes]:
 
 def one(name: str) -> int:
     """In this process: the peak in bytes."""
-    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 16)
+    free_at_once()
     experiment, sizes = settings(name)
     _train(experiment, Sizes(min(sizes.inputs, 1_000), 100, sizes.tokens), 0)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = start_peak()
     _train(experiment, sizes, len(experiment.stages) - 1)  # all others train a part of what the last does
     return _resident("VmHWM") - before
 

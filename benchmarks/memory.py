@@ -82,22 +82,32 @@ def _on_cuda(kind: type[Contestant], case: Case, device: str) -> int:
 
 
 def _in_child(kind: type[Contestant], case: Case, threads: int, folder: str) -> int:
-    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 16)
+    free_at_once()
     if "jax" in kind.packages:
         share_compilations(folder)
     with limited_threads(threads):
         contestant = kind(case.problem(), case.task)
         contestant.run()
         time.sleep(0.2)  # jax frees from a thread of its own
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        _RESET.write_text("5")
-        before = _resident("VmRSS")
+        before = start_peak()
         contestant.run()
         return max(_resident("VmHWM") - before, 0)
+
+
+def free_at_once() -> None:
+    """From now on freed memory goes back to the system, as far as malloc can be told so."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 16)
+
+
+def start_peak() -> int:
+    """Bytes held now, from where the process's peak starts anew."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _RESET.write_text("5")
+    return _resident("VmRSS")
 
 
 def _resident(field: str) -> int:

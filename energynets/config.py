@@ -38,6 +38,7 @@ from energynets.config_models import (
     Positive,
     ProjectedGradientConfig,
     Section,
+    ShortlistConfig,
     SolverConfig,
     SPENConfig,
     TruncatedConfig,
@@ -79,6 +80,7 @@ __all__ = [
     "Planted",
     "ProjectedGradientConfig",
     "SPENConfig",
+    "ShortlistConfig",
     "SolverConfig",
     "Stage",
     "Text",
@@ -156,8 +158,10 @@ class Experiment(Section):
             raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
         self._optimizers_fit()
         self._output_fits()
-        if isinstance(self.model, EnergyModel) and self.model.label_chunk is not None:
-            self._chunks_fit()
+        if isinstance(self.model, EnergyModel):
+            for key in ("label_chunk", "shortlist"):
+                if getattr(self.model, key) is not None:
+                    self._last_loss_fits(f"model.{key}")
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -195,13 +199,13 @@ class Experiment(Section):
                     f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
                 )
 
-    def _chunks_fit(self) -> None:
+    def _last_loss_fits(self, key: str) -> None:
         if self.objective.loss != "bce":
-            raise ValueError(f"objective.loss: model.label_chunk goes with bce alone, got {self.objective.loss}")
+            raise ValueError(f"objective.loss: {key} goes with bce alone, got {self.objective.loss}")
         if self.objective.steps != "last":
-            raise ValueError("objective.steps: model.label_chunk has the loss of the last step alone: use last")
+            raise ValueError(f"objective.steps: {key} has the loss of the last step alone: use last")
         if self.training.compile != "none":
-            raise ValueError(f"training.compile: model.label_chunk goes with none alone, got {self.training.compile}")
+            raise ValueError(f"training.compile: {key} goes with none alone, got {self.training.compile}")
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -43,6 +43,8 @@ _EXPECTED = {
 # Keys whose rule reads better in words than as the pattern or the union that checks it.
 _EXPECTED_OF_KEY = {
     ("device", "string_pattern_mismatch"): "auto, cpu, cuda or cuda:N",
+    ("shortlist", "model_type"): "a number of labels, or a section with candidates",
+    ("shortlist", "model_attributes_type"): "a number of labels, or a section with candidates",
     ("name", "string_pattern_mismatch"): "letters, digits, '-' and '_', starting with a letter or digit",
 }
 

@@ -6,9 +6,9 @@ A component's keys are the arguments of its class: `features: {kind: xml_cnn, nu
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 
 
 class Section(BaseModel):
@@ -256,6 +256,31 @@ class ClassifierModel(Section):
     output: OutputConfig = Field(default=LinearOutputConfig(), description="how its loss is computed")
 
 
+class ShortlistConfig(Section):
+    """The energy moves each document's best labels alone; a number is that many `candidates`."""
+
+    candidates: Positive = Field(description="n, of the largest unary logits")
+    negatives: int = Field(
+        default=0, ge=0, description="random labels a document in training, where the worst candidates were"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_is_candidates(cls, given: Any) -> Any:
+        return {"candidates": given} if type(given) is int else given
+
+    @model_validator(mode="after")
+    def _candidates_are_more(self) -> Self:
+        if self.negatives >= self.candidates:
+            raise ValueError(f"negatives: expected fewer than the {self.candidates} candidates, got {self.negatives}")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        own = handler.resolve_ref_schema(handler(core))
+        return {"anyOf": [{"type": "integer", "minimum": 1}, own]}
+
+
 class EnergyModel(Section):
     """logits = argmin of an energy, by T steps of a solver."""
 
@@ -272,12 +297,31 @@ class EnergyModel(Section):
         default=False,
         description="with a label_chunk: compute phi once and keep it, the one batch of logits then, not 2 T + 1 times",
     )
+    shortlist: ShortlistConfig | None = Field(
+        default=None, description="labels of each document that the energy moves, the others staying unary; null: all"
+    )
+
+    @model_validator(mode="after")
+    def _a_shortlist_fits(self) -> Self:
+        if self.shortlist is None:
+            return self
+        if isinstance(self.solver, AndersonConfig):
+            raise ValueError("shortlist: does not go with solver.kind anderson: use mirror_descent")
+        if getattr(self.solver, "precision", "float32") != "float32":
+            raise ValueError(f"shortlist: goes with solver.precision float32 alone, got {self.solver.precision}")  # type: ignore[union-attr]
+        if getattr(self.solver, "memory", None) is not None:
+            raise ValueError("shortlist: its iterates are small: set solver.memory null")
+        if isinstance(self.energy, ICNNConfig) and self.energy.gate:
+            raise ValueError("shortlist: does not go with energy.gate, whose gates have all labels at once")
+        if self.keep_unary:
+            raise ValueError("shortlist: does not go with keep_unary: it has two passes over the labels, not 2 T + 1")
+        return self
 
     @model_validator(mode="after")
     def _labels_can_come_in_chunks(self) -> Self:
-        if self.label_chunk is None:
-            if self.keep_unary:
-                raise ValueError("keep_unary: goes with a label_chunk alone; without, phi is computed once at any rate")
+        if self.label_chunk is None and self.keep_unary:
+            raise ValueError("keep_unary: goes with a label_chunk alone; without, phi is computed once at any rate")
+        if self.label_chunk is None or self.shortlist is not None:
             return self
         if not isinstance(self.solver, MirrorDescentConfig):
             raise ValueError(f"label_chunk: goes with solver.kind mirror_descent alone, got {self.solver.kind}")

@@ -17,6 +17,7 @@ from energynets.inference import (
     InferenceResult,
     MirrorDescent,
     NoGradient,
+    Shortlist,
     Solver,
     StepLoss,
     Truncated,
@@ -24,6 +25,7 @@ from energynets.inference import (
     infer,
 )
 from energynets.inference.engine import asked_for_general_path
+from energynets.inference.shortlist import ShortlistStream, check_shortlist
 from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
 from energynets.output import ChunkedLinear
 from energynets.top import TopLabels, top_labels
@@ -151,10 +153,13 @@ class EnergyNetwork(_Model):
             measured energies without gates, `MirrorDescent` and `Unroll()`. It costs 2 T + 1 times phi.
         keep_unary: with a `label_chunk`, compute phi once and keep it, the only (B, L) tensor then: the fastest way
             where A does not fit a CPU's cache, each step reading it once.
+        shortlist: the energy moves so many labels of each document, or as the `Shortlist` says, and the others stay at
+            sigmoid(phi): for measured energies without gates, every solver but `Anderson`, all gradients. Its steps
+            cost the same whatever L is; phi comes in chunks with a `label_chunk`, and is computed twice.
 
     Raises:
         ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
-            that cannot come in chunks.
+            that cannot come in chunks, or an energy or solver that no shortlist goes with.
 
     Example:
         >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
@@ -170,6 +175,7 @@ class EnergyNetwork(_Model):
         gradient: Unroll | Truncated | Implicit | None = None,
         label_chunk: int | None = None,
         keep_unary: bool = False,
+        shortlist: int | Shortlist | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -183,30 +189,53 @@ class EnergyNetwork(_Model):
             )
         self.num_labels = energy.num_labels
         self.label_chunk, self.keep_unary = label_chunk, keep_unary
+        self.shortlist = Shortlist(shortlist) if isinstance(shortlist, int) else shortlist
         if keep_unary and label_chunk is None:
             raise ConfigError("keep_unary: phi is computed once at any rate where there is no label_chunk")
-        if label_chunk is not None:
-            if label_chunk < 1:
-                raise ConfigError(
-                    f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}"
-                )
+        if keep_unary and self.shortlist is not None:
+            raise ConfigError("keep_unary: a shortlist has two passes over the labels, not 2 T + 1: leave it out")
+        if label_chunk is not None and label_chunk < 1:
+            raise ConfigError(f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}")
+        if self.shortlist is not None:
+            check_shortlist(energy, self.solver)
+        elif label_chunk is not None:
             check_streamed(energy, self.solver, self.gradient)
 
     @property
     def streams(self) -> bool:
-        return self.label_chunk is not None and not asked_for_general_path()
+        return self.shortlist is not None or (self.label_chunk is not None and not asked_for_general_path())
 
     @torch.no_grad()
     def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
-        if self.streams:
+        if self.shortlist is not None:
+            yield from self._shortlisted(inputs, self.shortlist).logits_in_chunks()
+        elif self.streams:
             yield from self._stream(inputs).logits()
         else:
             yield self(inputs)
 
     def loss_in_chunks(self, inputs: BatchInputs, labels: SparseBatch, loss: str, steps: str) -> Tensor:
         if (loss, steps) != ("bce", "last"):
-            raise ConfigError(f"label_chunk: labels in chunks have loss bce on the last step, got {loss} on {steps}")
+            what = "label_chunk: labels in chunks have" if self.shortlist is None else "shortlist: it has"
+            raise ConfigError(f"{what} loss bce on the last step, got {loss} on {steps}")
+        if self.shortlist is not None:
+            return self._shortlisted(inputs, self.shortlist).bce(labels, training=self.training)
         return self.streamed_bce(inputs, labels)
+
+    @torch.no_grad()
+    def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
+        if self.shortlist is not None:
+            return self._shortlisted(inputs, self.shortlist).top_k(k)
+        return super().top_k(inputs, k)
+
+    def _shortlisted(self, inputs: BatchInputs, shortlist: Shortlist) -> ShortlistStream:
+        chunk = self.num_labels if self.label_chunk is None else self.label_chunk
+        features, energy = self.compute_features(inputs), self.energy
+        return ShortlistStream(shortlist, energy, self.solver, self.gradient, features, chunk)  # type: ignore[arg-type]
+
+    def _of_all_labels(self, what: str, instead: str) -> None:
+        if self.shortlist is not None:
+            raise ConfigError(f"{what}: is of all labels, and the energy moves a shortlist of them: {instead}")
 
     def streamed_bce(self, inputs: BatchInputs, labels: SparseBatch) -> Tensor:
         """Binary cross-entropy of z_T, summed over labels, averaged over documents, in chunks: differentiable.
@@ -224,16 +253,20 @@ class EnergyNetwork(_Model):
     def _stream(self, inputs: BatchInputs) -> LabelStream:
         if self.label_chunk is None:
             raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
+        self._of_all_labels("streamed_bce", "use EndToEnd('bce')")
         features = self.compute_features(inputs)
         return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
 
     def forward(self, inputs: BatchInputs) -> Tensor:
-        """Logits z_T (B, L)."""
+        """Logits z_T (B, L), phi of labels that a shortlist leaves out."""
+        if self.shortlist is not None:
+            return self._shortlisted(inputs, self.shortlist).logits()
         gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
         return self.solver.solve(self.energy, self.energy.condition(self.compute_features(inputs)), gradient=gradient)
 
     def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """Logits z_1, ..., z_T (z_0 where T = 0), for losses that read every step."""
+        self._of_all_labels("trajectory", "call the model for its last logits")
         context = self.energy.condition(self.compute_features(inputs))
         for step, logits in enumerate(self.solver.trajectory(self.energy, context)):
             if step or not self.solver.steps:
@@ -241,6 +274,7 @@ class EnergyNetwork(_Model):
 
     def with_losses(self, inputs: BatchInputs, step_loss: StepLoss) -> tuple[Tensor, Tensor]:
         """Logits z_T (B, L) and the sum of `step_loss(t, z_t)` over t = 1 .. T, in memory flat in T by the engine."""
+        self._of_all_labels("with_losses", "use EndToEnd('bce'), on the last step")
         context = self.energy.condition(self.compute_features(inputs))
         return self.solver.solve_with_losses(self.energy, context, step_loss, gradient=self.gradient)
 
@@ -248,6 +282,7 @@ class EnergyNetwork(_Model):
         self, inputs: BatchInputs, *, gradient: GradientMode | None = None, trace: bool = False
     ) -> InferenceResult:
         """The prediction with its energy, convergence and, if asked, trace. Keeps no graph unless told to."""
+        self._of_all_labels("infer", "use top_k, or infer(model.energy, ...)")
         context = self.energy.condition(self.compute_features(inputs))
         gradient = NoGradient() if gradient is None else gradient
         return infer(self.energy, context, solver=self.solver, gradient=gradient, trace=trace)

@@ -32,12 +32,14 @@ class TopLabels(NamedTuple):
         logits: (B, k).
         log_total: log sum exp of all L logits, (B,): softmax probabilities are exp(logits - log_total).
         num_labels: L.
+        candidates: what inference chose them from, labels (B, n), where that was not all L.
     """
 
     labels: Tensor
     logits: Tensor
     log_total: Tensor
     num_labels: int
+    candidates: Tensor | None = None
 
 
 def top_labels(chunks: Iterable[Tensor], k: int) -> TopLabels:

@@ -2,6 +2,7 @@
 
 from energynets.energies.domain import Box, Domain, Euclidean, Simplex, binary_entropy
 from energynets.energies.energy import Energy
+from energynets.energies.gathered import GatheredContext, GatheredEnergy
 from energynets.energies.heads import ConvexHead, SoftplusHead
 from energynets.energies.icnn import ICNN
 from energynets.energies.measured import MeasuredContext, MeasuredEnergy
@@ -18,6 +19,8 @@ __all__ = [
     "Domain",
     "Energy",
     "Euclidean",
+    "GatheredContext",
+    "GatheredEnergy",
     "MeasuredContext",
     "MeasuredEnergy",
     "Simplex",

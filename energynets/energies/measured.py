@@ -169,13 +169,16 @@ class MeasuredEnergy(Energy):
             return closed_form(measurements, *self._given(context))
         return torch.func.grad(lambda m: self.head(m, *self._given(context)).sum())(measurements)
 
+    def head_values(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
+        """h(m): (B, K) -> (B,)."""
+        return self.head(measurements, *self._given(context))
+
     def _given(self, context: MeasuredContext) -> tuple[Any, ...]:
         return (context.head,) if self._head_sees_x else ()
 
     def potential(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """-<phi, y> + h(m): (B, L) -> (B,)."""
-        h = self.head(self.measurements(y, context), *self._given(context))
-        return h - (context.unary * y).sum(-1)
+        return self.head_values(self.measurements(y, context), context) - (context.unary * y).sum(-1)
 
     def gradient(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """-phi + s A: (B, L) -> (B, L), closed form."""

@@ -8,6 +8,7 @@ from energynets.inference.engine import Path, Precision, compiled_engine, genera
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
 from energynets.inference.infer import InferenceResult, Trace, infer
 from energynets.inference.observed import OBSERVED_LOGIT, Observed
+from energynets.inference.shortlist import Shortlist
 from energynets.inference.solver import Solution, Solver, StepLoss
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -42,6 +43,7 @@ __all__ = [
     "Path",
     "Precision",
     "ProjectedGradient",
+    "Shortlist",
     "Solution",
     "Solver",
     "StepLoss",

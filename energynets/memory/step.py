@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch, TokenBatch
+from energynets.errors import NotConvergedWarning
 from energynets.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -92,11 +94,13 @@ def step_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> int:
 
         max(activations + head up to its gradients, feature network + gradients of the head, all gradients)
     """
-    of_features = "features" in stage.trains
     features_peak = activations = features_gradients = 0
-    if of_features:
-        features_peak, activations, features_gradients = _features_bytes(experiment, sizes)
-    head = _head_bytes(experiment, sizes, stage)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(0)
+        warnings.simplefilter("ignore", NotConvergedWarning)  # made-up documents need not converge
+        if "features" in stage.trains:
+            features_peak, activations, features_gradients = _features_bytes(experiment, sizes)
+        head = _head_bytes(experiment, sizes, stage)
     during = max(activations + head.gradients, features_peak + head.update)
     return round(max(during, features_gradients + head.update))
 
@@ -125,7 +129,9 @@ def _features_bytes(experiment: Experiment, sizes: Sizes) -> tuple[int, int, int
 def _head_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> _Phases:
     """Of what follows the features, with its gradients."""
     chunk = _chunk(experiment)
-    enough = max(FEW // experiment.training.batch_size, 2 * chunk if chunk < sizes.labels else 0)
+    moving = getattr(experiment.model, "shortlist", None)
+    candidates = 0 if moving is None else moving.candidates
+    enough = max(FEW // experiment.training.batch_size, 2 * max(chunk, candidates))
     if sizes.labels <= enough:
         return _run(experiment, sizes.labels, stage)
     less, more = _run(experiment, enough // 2, stage), _run(experiment, enough, stage)

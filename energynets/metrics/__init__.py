@@ -60,7 +60,8 @@ def evaluate_scores(
 
     Returns:
         `precision@k`, `ndcg@k`, `psp@k`, `psndcg@k` for each k; `f1_example`, `f1_micro`, `f1_macro`, `hamming_loss`,
-        `subset_accuracy` at the threshold, and the same five with the suffix `_at_0.5`.
+        `subset_accuracy` at the threshold, and the same five with the suffix `_at_0.5`; `shortlist_recall` where the
+        scores know it: its mean over documents with labels, 0 where there are none.
 
     Raises:
         DataError: no documents.
@@ -77,4 +78,7 @@ def evaluate_scores(
         if value is not None:
             predicted = predict_above(scores, value)
             metrics |= {name + suffix: metric(predicted, labels) for name, metric in SET_METRICS.items()}
+    if scores.recall is not None:
+        known = scores.recall[~np.isnan(scores.recall)]
+        metrics["shortlist_recall"] = float(known.mean(dtype=np.float64)) if len(known) else 0.0
     return metrics

@@ -20,6 +20,8 @@ class TopScores:
         indices: (N, k) int32, distinct labels in each row, in [0, L).
         values: (N, k) float32, finite, non-increasing along a row; probabilities in [0, 1] where a threshold is used.
         num_labels: L >= k.
+        recall: where only a shortlist of labels was at choice, the share of each document's true labels in it, (N,)
+            float32, NaN where it has none.
 
     Raises:
         ShapeError: shapes disagree, or an index is not in [0, L).
@@ -29,6 +31,7 @@ class TopScores:
     indices: np.ndarray
     values: np.ndarray
     num_labels: int
+    recall: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.indices.ndim != 2 or self.indices.shape != self.values.shape:
@@ -53,7 +56,8 @@ class TopScores:
         return int(self.indices.shape[0])
 
     def __getitem__(self, rows: np.ndarray | slice) -> TopScores:
-        return replace(self, indices=self.indices[rows], values=self.values[rows])
+        recall = None if self.recall is None else self.recall[rows]
+        return replace(self, indices=self.indices[rows], values=self.values[rows], recall=recall)
 
     @property
     def k(self) -> int:
@@ -144,10 +148,12 @@ class TopScores:
             raise DataError("no scores to concatenate")
         if len({(part.k, part.num_labels) for part in parts}) > 1:
             raise ShapeError(f"parts differ in (k, L): {sorted({(part.k, part.num_labels) for part in parts})}")
+        recalls = [part.recall for part in parts if part.recall is not None]
         return cls(
             np.concatenate([part.indices for part in parts]),
             np.concatenate([part.values for part in parts]),
             parts[0].num_labels,
+            np.concatenate(recalls) if len(recalls) == len(parts) else None,
         )
 
 

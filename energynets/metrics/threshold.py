@@ -9,6 +9,7 @@ from energynets.errors import ConfigError, nearest
 from energynets.metrics.scores import TopScores, check_pair, hits
 
 RULES = ("f1_example",)
+_AT_ONCE = 1 << 18
 
 
 def predict_above(scores: TopScores, threshold: float) -> csr_array:
@@ -45,9 +46,10 @@ def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_examp
 
         argmax_t 1/N sum_n F1({l: s_nl > t}, t_n)
 
-    Scores are visited from the largest down; admitting the j-th label of document n moves its F1 by a known amount,
-    so one sort and one cumulative sum evaluate every threshold exactly. Equal scores are admitted together. "Predict
-    nothing" and "predict all that was kept" are among the options. Of equally good thresholds the largest wins.
+    Admitting the j-th label of document n moves its F1 by a known amount, never up where the label is not true. So the
+    best threshold lies right below the score of a true label, or above all: moves are summed up between these scores,
+    some documents at a time, in little memory besides. "Predict nothing" and "predict all that was kept" are among the
+    options. Of equally good thresholds the largest wins.
 
     Args:
         scores: of N validation documents.
@@ -66,21 +68,23 @@ def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_examp
     if rule not in RULES:
         raise ConfigError(f"unknown threshold rule {rule!r}{nearest(rule, RULES)}")
     labels = check_pair(len(scores), scores.num_labels, labels)
-    sizes = np.arange(1, scores.k + 1) + np.diff(labels.indptr)[:, None]
-    f1_NK = 2.0 * hits(scores, labels).cumsum(axis=1) / sizes
-    deltas = np.diff(f1_NK, axis=1, prepend=0.0).ravel()
-    values = scores.values.ravel()
-    order = np.argsort(-values, kind="stable")
-    ranked = values[order]
-    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # the last of each run of equal scores
-    totals = np.append(0.0, np.cumsum(deltas[order])[ends])  # 0: predict nothing
+    size = max(1, _AT_ONCE // scores.k)
+    blocks = [slice(start, start + size) for start in range(0, len(scores), size)]
+    true = np.unique(np.concatenate([scores.values[rows][hits(scores[rows], labels[rows])] for rows in blocks]))
+    moves = np.zeros(len(true) + 1)  # of the scores below true[0], from there up to true[1], ..., from the last on
+    for rows in blocks:
+        sizes = np.arange(1, scores.k + 1) + np.diff(labels[rows].indptr)[:, None]
+        deltas = np.diff(2.0 * hits(scores[rows], labels[rows]).cumsum(axis=1) / sizes, axis=1, prepend=0.0)
+        where = np.searchsorted(true, scores.values[rows].ravel(), side="right")
+        moves += np.bincount(where, deltas.ravel(), len(moves))
+    totals = np.append(0.0, moves[:0:-1].cumsum())  # 0: predict nothing
     # sums in another row order differ in the last bits; within that slack options count as equal
     best = int(np.flatnonzero(totals >= totals.max() - 1e-12 * len(scores))[0])
     if best == 0:
-        return _above(ranked[0])
-    if best == len(ends):
-        return _below(ranked[-1])
-    return _between(ranked[ends[best]], ranked[ends[best - 1]])
+        return _above(scores.values.max())
+    last = true[-best]
+    lower = [part.max() for rows in blocks if len(part := scores.values[rows][scores.values[rows] < last])]
+    return _between(max(lower), last) if lower else _below(last)
 
 
 def _between(low: np.float32, high: np.float32) -> float:

@@ -16,7 +16,7 @@ from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
 from energynets.errors import ConfigError, DataError
 from energynets.features import FEATURES
-from energynets.inference import GRADIENTS, SOLVERS
+from energynets.inference import GRADIENTS, SOLVERS, Shortlist
 from energynets.models import Classifier, EnergyNetwork
 from energynets.output import ChunkedLinear
 
@@ -148,7 +148,8 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         energy.unary.load_state_dict(baseline.unary.state_dict())
         solver = SOLVERS[settings.solver.kind](**_arguments(settings.solver))
         gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
-        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary)
+        shortlist = None if settings.shortlist is None else Shortlist(**settings.shortlist.model_dump())
+        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary, shortlist)
 
 
 def kind_label(experiment: Experiment) -> str:

@@ -76,7 +76,7 @@ class Measures:
         return float(choose_threshold(scores, labels, rule=self.rule))
 
     def metrics(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, float]:
-        """Every metric of `metric_names`."""
+        """Every metric of `metric_names`, and `shortlist_recall` of a model with a shortlist."""
         return evaluate_scores(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
 
 
@@ -115,7 +115,7 @@ def evaluate(
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
 
     Returns:
-        metric -> value, fractions in [0, 1] (see `metric_names`).
+        metric -> value, fractions in [0, 1] (see `metric_names`); `shortlist_recall` of a model with a shortlist.
 
     Raises:
         ConfigError: a model without a data set.

@@ -55,7 +55,7 @@ class RunResult:
         preparation: what was counted in reading and preparing: vocabulary, documents without tokens, ...
         device: that it trained on.
         trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
-            "non_finite"} over the first validation documents.
+            "non_finite"} over the first validation documents; None with labels in chunks or a shortlist.
     """
 
     name: str

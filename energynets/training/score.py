@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from energynets.data.batches import batches
+from energynets.data.batches import SparseBatch, batches
 from energynets.data.dataset import Documents
 from energynets.errors import InferenceError
 from energynets.inference import InferenceResult
+from energynets.inference.engine.gathered import targets_at
 from energynets.metrics import TopScores
 from energynets.models import EnergyNetwork
 from energynets.objectives.losses import probabilities
@@ -50,11 +51,12 @@ def score(
         features: (N, F) cached features of the documents, instead of their inputs.
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch, where the model is an energy network; not where
-            it has its labels in chunks: the result is of all labels at once.
+            it has its labels in chunks or a shortlist: the result is of all labels at once.
         seconds: gets the seconds per document of each batch appended: transfer to the device, forward and top k.
 
     Returns:
-        TopScores with indices (N, k) and values (N, k) in [0, 1], descending; ties by smaller label.
+        TopScores with indices (N, k) and values (N, k) in [0, 1], descending; ties by smaller label. Besides one batch
+        they are all that is held, 8 bytes a label kept.
 
     Raises:
         InferenceError: a score is not a number.
@@ -66,15 +68,17 @@ def score(
     streamed: Any = model if getattr(model, "streams", False) else None
     training = model.training
     model.eval()
-    parts: list[TopScores] = []
-    done = 0
+    # Batches are written where they belong: stacking them afterwards would hold everything twice.
+    found_NK, found_values_NK = np.empty((len(documents), k), np.int32), np.empty((len(documents), k), np.float32)
+    recall_N = None if getattr(model, "shortlist", None) is None else np.empty(len(documents), np.float32)
+    num_labels, done = documents.num_labels, 0
     try:
         with torch.no_grad():
             for batch in batches(documents, batch_size, features=features):
                 began = time.perf_counter()
                 inputs = batch.inputs.to(device)
                 if streamed is not None:
-                    indices_BK, logits_BK, total_B, num_labels = streamed.top_k(inputs, k)
+                    indices_BK, logits_BK, total_B, num_labels, candidates_BN = streamed.top_k(inputs, k)
                     log_values_BK = logits_BK - total_B[:, None]
                     values_BK = log_values_BK.exp() if loss == "softmax" else torch.sigmoid(logits_BK)
                 else:
@@ -86,10 +90,13 @@ def score(
                         logits_BL = model(inputs)
                     indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
                     logits_BK, num_labels = logits_BL.gather(1, indices_BK), logits_BL.shape[1]
-                indices, values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
+                here = slice(done, done + len(batch))
+                found_NK[here], values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
                 synchronize(device)
                 if seconds is not None:
                     seconds.append((time.perf_counter() - began) / len(batch))
+                if recall_N is not None:
+                    recall_N[here] = shortlist_recall(candidates_BN, batch.labels)
                 # Not a number sorts first, so the kept logits show it; a sigmoid would hide an infinity.
                 bad_B = ~torch.isfinite(logits_BK).all(dim=1).cpu()
                 if bad_B.any():
@@ -98,13 +105,25 @@ def score(
                         f"document {row}: its scores are not numbers; the weights or inputs are not finite"
                     )
                 # Vectorised sigmoids differ between lanes in the last bit, which can undo the order of two logits.
-                parts.append(TopScores(indices, np.minimum.accumulate(values, axis=1), num_labels))
+                found_values_NK[here] = np.minimum.accumulate(values, axis=1)
                 done += len(batch)
                 if on_batch is not None:
                     on_batch(done, len(documents))
     finally:
         model.train(training)
-    return TopScores.concatenate(parts)
+    return TopScores(found_NK, found_values_NK, num_labels, recall_N)
+
+
+def shortlist_recall(candidates_BN: Tensor, labels: SparseBatch) -> np.ndarray:
+    """Share of each document's labels among its candidates, (B,) float32, NaN where it has none.
+
+    Args:
+        candidates_BN: ascending.
+        labels: (B, L), each label once.
+    """
+    labels = labels.to(candidates_BN.device)
+    found_B = targets_at(labels, candidates_BN, torch.zeros((), device=candidates_BN.device)).bool().sum(1)
+    return (found_B / labels.offsets.diff()).float().cpu().numpy()
 
 
 def top_probabilities(logits_BL: Tensor, k: int, loss: str) -> tuple[Tensor, Tensor]:

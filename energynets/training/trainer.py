@@ -254,8 +254,11 @@ class _Session:
         return documents, scores
 
     def _trace(self, model: Any) -> dict[str, Any] | None:
-        """Mean energy and gradient norm at each inference step, over the first validation documents."""
-        if not isinstance(model, nn.Module) or not hasattr(model, "infer"):
+        """Mean energy and gradient norm at each inference step, over the first validation documents.
+
+        Not of a model that has no logits of all labels at once: a trace takes a dozen tensors of that size.
+        """
+        if not isinstance(model, nn.Module) or not hasattr(model, "infer") or getattr(model, "streams", False):
             return None
         split = next((name for name in ("validation", "test", "train") if self._has(name)), "train")
         rows = self.dataset.splits[split][:TRACED]

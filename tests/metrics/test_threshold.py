@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 
 from energynets.errors import ConfigError, DataError
 from energynets.metrics import TopScores, choose_threshold, f1_example, predict_above, truncated
+from energynets.metrics import threshold as threshold_module
 
 
 def brute_force(scores: TopScores, labels: csr_array) -> float:
@@ -42,6 +43,16 @@ def test_exact_maximum(case: tuple[TopScores, csr_array]) -> None:
     in_float32 = scores.values > np.float32(threshold)
     in_float64 = scores.values.astype(np.float64) > np.float64(threshold)
     np.testing.assert_array_equal(in_float32, in_float64)
+
+
+@given(cases())
+@settings(deadline=None, max_examples=100)
+def test_how_many_documents_are_read_at_a_time_does_not_matter(case: tuple[TopScores, csr_array]) -> None:
+    scores, labels = case
+    expected = choose_threshold(scores, labels)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threshold_module, "_AT_ONCE", 1)
+        assert choose_threshold(scores, labels) == expected
 
 
 @given(cases(), st.randoms(use_true_random=False))

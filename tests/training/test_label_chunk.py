@@ -41,11 +41,9 @@ def test_a_run_in_chunks_is_the_dense_run(
     assert chunked.hash() == dense.hash() != toy_experiment(SPEN | {"gradient": {"kind": "truncated"}}).hash()
     expected = train(dense, folder=tmp_path / "dense", data=data)
 
-    def never(*_: Any) -> Any:
-        raise AssertionError("something asked for all logits or targets at once")
-
     with monkeypatch.context() as patched:
         patched.setattr(EnergyNetwork, "forward", never)
+        patched.setattr(EnergyNetwork, "infer", never)
         patched.setattr(Classifier, "forward", never)
         patched.setattr(SparseBatch, "dense", never_dense_labels(SparseBatch.dense))
         found = train(chunked, folder=tmp_path / "chunked", data=data)
@@ -58,6 +56,10 @@ def test_a_run_in_chunks_is_the_dense_run(
     assert run.model.label_chunk == 3
     measured = evaluate(run.model, data.prepared, threshold=run.threshold, on_inference=never)
     assert measured["precision@1"] == (pytest.approx(found.metrics["test"]["precision@1"]))
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("something asked for all logits or targets at once")
 
 
 def never_dense_labels(dense: Any) -> Any:

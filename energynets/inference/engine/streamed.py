@@ -90,6 +90,20 @@ def cut(targets: SparseBatch, chunk: int, like: Tensor) -> list[Part]:
     ]
 
 
+def in_chunks(inputs: Inputs, size: int, precision: Precision = "float32") -> Iterator[Chunk]:
+    """All labels, `size` at a time."""
+    for start in range(0, len(inputs.weight), size):
+        labels = slice(start, start + size)
+        if inputs.unary is not None:
+            phi = inputs.unary[:, labels].clone(memory_format=torch.contiguous_format)
+        else:
+            bias = None if inputs.bias is None else inputs.bias[labels]
+            phi = functional.linear(inputs.features, inputs.weight[labels], bias)
+        rows = rounded(inputs.rows[:, labels], precision)
+        # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
+        yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
+
+
 @dataclass(frozen=True)
 class StreamPlan:
     """Everything of one descent that is not differentiated.
@@ -125,16 +139,7 @@ class StreamPlan:
 
     def chunks(self, inputs: Inputs) -> Iterator[Chunk]:
         """All labels, C at a time."""
-        for start in range(0, len(inputs.weight), self.chunk):
-            labels = slice(start, start + self.chunk)
-            if inputs.unary is not None:
-                phi = inputs.unary[:, labels].clone(memory_format=torch.contiguous_format)
-            else:
-                bias = None if inputs.bias is None else inputs.bias[labels]
-                phi = functional.linear(inputs.features, inputs.weight[labels], bias)
-            rows = rounded(inputs.rows[:, labels], self.precision)
-            # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
-            yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
+        return in_chunks(inputs, self.chunk, self.precision)
 
     def logits(self, chunk: Chunk, step: int, coordinates: Tensor) -> Tensor:
         """z_t (B, C), written over phi; coordinates are n_1 .. n_T."""
