@@ -24,8 +24,14 @@ def csr(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: tup
         offsets: (shape[0] + 1,) integers, row i is `columns[offsets[i]:offsets[i + 1]]`.
         shape: rows, columns.
     """
+    return csr_of(values.copy(), columns.copy(), offsets.copy(), shape)
+
+
+def csr_of(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: tuple[int, int]) -> csr_array:
+    """As `csr`, over these very arrays where they have the right kinds: for large ones and those that are mapped."""
     kind = np.int32 if max(*shape, len(columns)) < 2**31 else np.int64
-    return csr_array((values.copy(), columns.astype(kind), offsets.astype(kind)), shape=shape)
+    parts = (values, columns.astype(kind, copy=False), offsets.astype(kind, copy=False))
+    return csr_array(parts, shape=shape)
 
 
 @dataclass(frozen=True)
