@@ -121,6 +121,7 @@ def sparse_batch(matrix: csr_array) -> SparseBatch:
 
 def token_batch(tokens: TokenSequences) -> TokenBatch:
     """Token sequences padded to the longest of them."""
+    tokens = tokens.packed()
     lengths = tokens.lengths
     padded = np.zeros((len(tokens), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
     padded[np.arange(padded.shape[1])[None, :] < lengths[:, None]] = tokens.ids

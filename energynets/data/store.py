@@ -59,7 +59,7 @@ class FolderStore:
             OSError: the disk is full, say.
         """
         if name not in self._files:
-            self._files[name] = self._open.enter_context(open(self.folder / f"{name}.bin", "wb"))
+            self._files[name] = self._open.enter_context(open(self.folder / f"{name}.bin", "wb"))  # noqa: SIM115
             self._hashes[name], self.kinds[name] = hashlib.sha256(), piece.dtype
         data = np.ascontiguousarray(piece, self.kinds[name]).data.cast("B") if len(piece) else b""
         self._files[name].write(data)

@@ -7,6 +7,7 @@ text, text_sizes                  UTF-8 bytes end to end, and (N,) bytes of each
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.sparse import csr_array
 from energynets.data.dataset import csr_of
 from energynets.data.readers.rows import Limits, Rows
 from energynets.data.store import MappedStore, Store
+from energynets.data.texts import Texts
 
 
 def add_table(store: Store, rows: Rows, num_columns: int | None) -> None:
@@ -61,6 +63,18 @@ def label_matrix(store: Store | MappedStore, num_labels: int | None) -> csr_arra
     size = num_labels if num_labels is not None else int(labels.max(initial=-1)) + 1
     offsets = offsets_of(store.array("label_counts", np.int32))
     return csr_of(np.ones(len(labels), np.float32), labels, offsets, (len(offsets) - 1, size))
+
+
+def add_texts(store: Store, texts: Sequence[str]) -> None:
+    """Add the texts of the next documents."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    store.append("text", np.frombuffer(b"".join(encoded), np.uint8))
+    store.append("text_sizes", np.array([len(text) for text in encoded], np.int32))
+
+
+def texts(store: Store | MappedStore, identity: str) -> Texts:
+    """All texts; `identity` tells them from others."""
+    return Texts([(store.array("text", np.uint8), offsets_of(store.array("text_sizes", np.int32)))], identity)
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:
