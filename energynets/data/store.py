@@ -10,12 +10,12 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-_STEP = 1 << 22  # elements
+_STEP = 1 << 18  # elements
 
 
 class MemoryStore:
     """Arrays of one dimension in memory. Growing moves pages, not bytes, where the system can (Linux's mremap), and
-    never keeps more beyond what is used than 4 Mi elements or a 64th of an array."""
+    never keeps more beyond what is used than 256 Ki elements or a 64th of an array."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
@@ -74,6 +74,8 @@ class FolderStore:
 
     def contents(self) -> dict[str, dict[str, str]]:
         """What `MappedStore` needs to know: kind and hash of every array."""
+        for file in self._files.values():
+            file.flush()
         return {
             name: {"dtype": self.kinds[name].str, "sha256": digest.hexdigest()} for name, digest in self._hashes.items()
         }

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from energynets.data.batches import batches
-from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.data.batches import batches, by_length, epoch_order, padded_share
+from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
 from energynets.metrics import TopScores, truncated
@@ -226,6 +226,7 @@ class _Session:
             preparation={**self.data.raw.documents.notes, **self.data.preparation.report()},
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
             trace=self._trace(model),
+            padded_share=self._padded_share(model),
         )
         self.run.finish(result)
         return self.run.read_result()
@@ -252,6 +253,16 @@ class _Session:
             seconds=seconds,
         )
         return documents, scores
+
+    def _padded_share(self, model: Any) -> float | None:
+        """Of the batches of the first epoch."""
+        inputs = self.dataset.split("train").inputs
+        if not isinstance(model, nn.Module) or not isinstance(inputs, TokenSequences):
+            return None
+        seed, training = self.experiment.seed, self.experiment.training
+        order = epoch_order(len(inputs), seed, 0)
+        order = by_length(order, inputs.lengths, training.batch_size, training.length_window, seed, 0)
+        return padded_share(order, inputs.lengths, training.batch_size)
 
     def _trace(self, model: Any) -> dict[str, Any] | None:
         """Mean energy and gradient norm at each inference step, over the first validation documents."""
