@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 # Documents of validation whose inference is recorded step by step.
 TRACED = 256
+TRACED_NUMBERS = 1 << 22  # of one (B, L) tensor
 
 
 def train(
@@ -270,7 +271,9 @@ class _Session:
             return None
         split = next((name for name in ("validation", "test", "train") if self._has(name)), "train")
         rows = self.dataset.splits[split][:TRACED]
-        return inference_trace(model, self.dataset.documents[rows], self.experiment.evaluation.batch_size, self.device)
+        # A trace holds (B, L) tensors, which models with labels in chunks never do otherwise.
+        batch_size = max(1, min(self.experiment.evaluation.batch_size, TRACED_NUMBERS // self.dataset.num_labels))
+        return inference_trace(model, self.dataset.documents[rows], batch_size, self.device)
 
 
 def inference_trace(model: Any, documents: Documents, batch_size: int, device: torch.device | str) -> dict[str, Any]:
