@@ -30,6 +30,7 @@ for _kind, _bytes in (
     (_SIGN, b"+-eE"),
 ):
     _CLASSES[np.frombuffer(_bytes, np.uint8)] = _kind
+_KINDS = _CLASSES.tobytes()
 
 # What an item is by whether it is empty, the separator before it and the one after it.
 _NOTHING, _LABEL, _INDEX, _VALUE, _WHOLE, _FRACTION, _BAD = range(7)
@@ -51,7 +52,7 @@ _POWERS = 10.0 ** np.arange(_EXACT_DIGITS + 1)
 def parse_fast(data: bytes, limits: Limits) -> Rows | None:
     """Parse whole lines at once; None for anything odd, right or wrong."""
     text = np.frombuffer(bytes(16) + data, np.uint8)  # an item's last 16 bytes can be read wherever it ends
-    kind = _CLASSES[text[16:]]
+    kind = np.frombuffer(data.translate(_KINDS), np.uint8)
     if (kind == _ODD).any():
         return None
     marks = np.flatnonzero(kind < _DIGIT)
@@ -59,7 +60,7 @@ def parse_fast(data: bytes, limits: Limits) -> Rows | None:
     before = np.empty_like(after)
     before[0], before[1:] = _NEWLINE, after[:-1]
     lengths = np.diff(marks, prepend=-1) - 1
-    role = _ROLE[(lengths > 0) * 25 + before * np.uint8(5) + after]
+    role = _ROLE[(lengths > 0) * np.uint8(25) + before * np.uint8(5) + after]
     if (role == _BAD).any():
         return None
     index_items = np.flatnonzero(role == _INDEX)
