@@ -224,18 +224,25 @@ def _hash(documents: Documents, splits: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     inputs = documents.inputs
     if isinstance(inputs, csr_array):
-        arrays = [inputs.indptr.astype(np.int64), inputs.indices.astype(np.int64), inputs.data.astype(np.float32)]
+        arrays = [
+            inputs.indptr.astype(np.int64, copy=False),
+            inputs.indices.astype(np.int64, copy=False),
+            inputs.data.astype(np.float32, copy=False),
+        ]
     elif isinstance(inputs, TokenSequences):
         inputs = inputs.packed()
-        arrays = [inputs.offsets.astype(np.int64), inputs.ids.astype(np.int32)]
+        arrays = [inputs.offsets.astype(np.int64, copy=False), inputs.ids.astype(np.int32, copy=False)]
     else:
         arrays = []
         for text in inputs.texts:
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
-    arrays += [documents.labels.indptr.astype(np.int64), documents.labels.indices.astype(np.int64)]
-    arrays += [splits[name].astype(np.int64) for name in SPLITS if name in splits]
+    arrays += [
+        documents.labels.indptr.astype(np.int64, copy=False),
+        documents.labels.indices.astype(np.int64, copy=False),
+    ]
+    arrays += [splits[name].astype(np.int64, copy=False) for name in SPLITS if name in splits]
     for array in arrays:
         digest.update(len(array).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(array).data)
