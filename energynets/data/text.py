@@ -17,7 +17,6 @@ import numpy as np
 
 from energynets.data.cache import cache_folder, entry
 from energynets.data.dataset import TextDocuments, TokenSequences
-from energynets.data.encode import encoded
 from energynets.data.readers.collect import offsets_of
 from energynets.data.readers.source import Progress
 from energynets.data.store import FolderStore, MemoryStore, Store
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1; brackets are dropped from text, so no word can spell them
 _TOKEN = r"\p{L}[\p{L}\p{M}]*(?:'\p{L}[\p{L}\p{M}]*)*|\p{N}+(?:[.,]\p{N}+)*|[!?]|\p{Sc}|\p{So}"
+_BATCH = 1_000  # texts that are Python objects at once
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Vocabulary:
     ) -> TokenSequences:
         """Token ids of each document, 1 where the word is unknown, cut to `max_tokens`.
 
-        Long texts are shared out to processes. Those out of a mapped file become a mapped file of tokens, kept for the
-        next time (`energynets.data.cache`).
+        The tokenizer's own threads share the work, as many as there are cores (TOKENIZERS_PARALLELISM=false: one).
+        Texts out of a mapped file become a mapped file of tokens, kept for the next time (`energynets.data.cache`).
 
         Args:
             documents: N texts.
@@ -124,13 +124,13 @@ class Vocabulary:
     def _fill(
         self, store: Store, texts: Sequence[str], max_tokens: int | None = None, progress: Progress | None = None
     ) -> None:
-        done = 0
-        for ids, lengths in encoded(self._tokenizer, texts, max_tokens):
-            store.append("ids", ids)
-            store.append("lengths", lengths)
-            done += len(lengths)
+        for begin in range(0, len(texts), _BATCH):
+            batch = list(texts[begin : begin + _BATCH])
+            rows = [encoding.ids[:max_tokens] for encoding in self._tokenizer.encode_batch_fast(batch)]
+            store.append("ids", np.concatenate([np.array(row, np.int32) for row in rows]))
+            store.append("lengths", np.array([len(row) for row in rows], np.int32))
             if progress is not None:
-                progress(done, len(texts))
+                progress(begin + len(batch), len(texts))
 
     def _kept(self, texts: Texts, progress: Progress | None) -> TokenSequences | None:
         """All tokens of mapped texts, mapped themselves; None where nothing can be kept."""

@@ -66,12 +66,6 @@ class Texts(Sequence[str]):
         return cls([piece for part in parts for piece in part._parts], " ".join(part._identity for part in parts), rows)
 
     @property
-    def size(self) -> int:
-        """Bytes of all texts together."""
-        sizes = np.concatenate([np.diff(offsets) for _, offsets in self._parts])
-        return int(sizes[self._rows].sum())
-
-    @property
     def identity(self) -> str:
         """A hash that tells these texts from all others."""
         digest = hashlib.sha256(self._identity.encode())

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from scipy.sparse import csr_array
 
-from energynets.data import cache, encode
+from energynets.data import cache
+from energynets.data import text as texts_to_tokens
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents, TextDocuments, TokenSequences
 from energynets.data.load import load_dataset
@@ -37,7 +38,6 @@ def test_texts_are_a_sequence(parts: list[list[str]], data: st.DataObject) -> No
     expected = [text for part in parts for text in part]
     assert list(whole) == expected
     assert whole[:] == tuple(expected)
-    assert whole.size == sum(len(text.encode("utf-8", "surrogatepass")) for text in expected)
     rows = data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=6)) if expected else []
     chosen = whole.select(np.array(rows, np.int64))
     assert [chosen[i] for i in range(len(chosen))] == [expected[row] for row in rows]
@@ -87,7 +87,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ENERGYNETS_CACHE", raising=False)
     monkeypatch.setattr(cache, "WORTH_BYTES", 1)
-    monkeypatch.setattr(encode, "BATCH", 7)
+    monkeypatch.setattr(texts_to_tokens, "_BATCH", 7)
     random = np.random.default_rng(0)
     with open(tmp_path / "trn.json", "w", encoding="utf-8") as file:
         for i in range(60):
@@ -160,27 +160,15 @@ def test_interrupted_tokenising_leaves_no_half_entry(raw: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kept", ["1", "0"])
-def test_processes_give_the_tokens_of_one(kept: str, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    joblib = pytest.importorskip("joblib")
+def test_threads_give_the_tokens_of_one(kept: str, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = load_dataset(format="xmc_raw", train=raw).documents.inputs
     assert isinstance(documents, TextDocuments)
     vocabulary = Vocabulary.fit(documents, TextOptions())
     monkeypatch.setenv("ENERGYNETS_CACHE", "0")
-    alone = vocabulary.tokens(documents, 5)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    each = [vocabulary.tokens(documents[np.array([row])], 5).ids for row in range(len(documents))]
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     monkeypatch.setenv("ENERGYNETS_CACHE", kept)
-    monkeypatch.setattr(encode, "PARALLEL_SIZE", 1)
-    monkeypatch.setattr(encode, "_processes", lambda: 2)
-    monkeypatch.setattr(encode, "_encode", lambda *args: pytest.fail("in this process"))
-    try:
-        together = vocabulary.tokens(documents, 5)
-    finally:
-        joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
-    np.testing.assert_array_equal(together.packed().ids, alone.ids)
-    np.testing.assert_array_equal(together.offsets, alone.offsets)
-
-
-def test_without_joblib_one_process_does_it(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = load_dataset(format="xmc_raw", train=raw).documents.inputs
-    monkeypatch.setattr(encode, "PARALLEL_SIZE", 1)
-    monkeypatch.setitem(__import__("sys").modules, "joblib", None)
-    assert len(Vocabulary.fit(documents, TextOptions()).tokens(documents)) == 60  # type: ignore[arg-type]
+    together = vocabulary.tokens(documents, 5)
+    np.testing.assert_array_equal(together.packed().ids, np.concatenate(each))
+    assert together.lengths.tolist() == [len(ids) for ids in each]
