@@ -77,6 +77,11 @@ class Training(Section):
     """The loop: batches, stages, what is watched and what is kept."""
 
     batch_size: Positive = Field(default=64, description="documents an update")
+    length_window: Positive = Field(
+        default=1,
+        description="batches of token sequences whose documents are sorted by length together, so that little is "
+        "padding; 1: none are. For networks that compute padding, which ours do not",
+    )
     stages: tuple[Stage, ...] | None = Field(
         default=None,
         min_length=1,

@@ -121,6 +121,7 @@ def sparse_batch(matrix: csr_array) -> SparseBatch:
 
 def token_batch(tokens: TokenSequences) -> TokenBatch:
     """Token sequences padded to the longest of them."""
+    tokens = tokens.packed()
     lengths = tokens.lengths
     padded = np.zeros((len(tokens), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
     padded[np.arange(padded.shape[1])[None, :] < lengths[:, None]] = tokens.ids
@@ -148,6 +149,44 @@ def collate(documents: Documents, rows: np.ndarray, features: Tensor | None = No
 def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
     """The order of one training epoch: a permutation that (seed, epoch) alone determine, so resuming needs no state."""
     return np.random.default_rng([seed, epoch]).permutation(num_documents)
+
+
+def by_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, window: int, seed: int, epoch: int
+) -> np.ndarray:
+    """The same documents in an order that puts those of like length into one batch, so that little is padding.
+
+    The order is cut into windows of so many batches, each is sorted by length, and then all full batches are shuffled:
+    a document meets others of its window alone, and windows differ from epoch to epoch as the order does. Documents
+    that fill no batch stay at the end.
+
+    Args:
+        order: (N,) from `epoch_order`.
+        lengths: (N,) tokens of each document, by its row.
+        batch_size: documents a batch.
+        window: batches a window; 1 leaves the order as it is.
+        seed: with the epoch, fixes the order of the batches.
+        epoch: its number.
+    """
+    full = len(order) // batch_size * batch_size
+    if window == 1 or full == 0:
+        return order
+    sized = order[:full].copy()
+    for begin in range(0, full, window * batch_size):
+        part = sized[begin : begin + window * batch_size]
+        part[:] = part[np.argsort(lengths[part], kind="stable")]
+    shuffled = np.random.default_rng([seed, epoch, 1]).permutation(full // batch_size)
+    return np.concatenate([sized.reshape(-1, batch_size)[shuffled].ravel(), order[full:]])
+
+
+def padded_share(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> float:
+    """What share of the token places of these batches is padding, in [0, 1]."""
+    sized = lengths[order]
+    if len(sized) == 0:
+        return 0.0
+    longest = np.maximum(np.maximum.reduceat(sized, np.arange(0, len(sized), batch_size)), 1)
+    documents = np.minimum(batch_size, len(sized) - batch_size * np.arange(len(longest)))
+    return 1 - float(sized.sum()) / float((longest * documents).sum())
 
 
 def batches(

@@ -18,7 +18,8 @@ import numpy as np
 from energynets.data.catalogue_entries import ENTRIES, DataFile, Facts
 from energynets.data.dataset import Documents, MultiLabelDataset
 from energynets.data.fetch import RemoteFile, fetch
-from energynets.data.readers import READERS, reuters
+from energynets.data.load import read_file
+from energynets.data.readers import reuters
 from energynets.errors import DataError, nearest
 
 Progress = Callable[[int, int], None]
@@ -97,8 +98,9 @@ class Entry:
         if facts.format == "reuters":
             parts = reuters.read_splits(paths["train"], progress=progress, **options)
         else:
-            read = READERS[facts.format]
-            parts = {split: read(path, progress=progress, **options) for split, path in paths.items()}
+            parts = {
+                split: read_file(facts.format, path, progress=progress, **options) for split, path in paths.items()
+            }
         for split, part in parts.items():
             self._check(split, part, paths.get(split, paths["train"]))
         begins = np.cumsum([0, *(len(part) for part in parts.values())])

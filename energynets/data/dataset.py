@@ -10,9 +10,11 @@ from typing import TypeAlias
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from energynets.data.texts import Texts
 from energynets.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+_DOCUMENTS = 10_000  # of a mapped file, looked at together
 
 
 def csr(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: tuple[int, int]) -> csr_array:
@@ -24,8 +26,14 @@ def csr(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: tup
         offsets: (shape[0] + 1,) integers, row i is `columns[offsets[i]:offsets[i + 1]]`.
         shape: rows, columns.
     """
+    return csr_of(values.copy(), columns.copy(), offsets.copy(), shape)
+
+
+def csr_of(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: tuple[int, int]) -> csr_array:
+    """As `csr`, over these very arrays where they have the right kinds: for large ones and those that are mapped."""
     kind = np.int32 if max(*shape, len(columns)) < 2**31 else np.int64
-    return csr_array((values.copy(), columns.astype(kind), offsets.astype(kind)), shape=shape)
+    parts = (values, columns.astype(kind, copy=False), offsets.astype(kind, copy=False))
+    return csr_array(parts, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,14 @@ class TokenSequences:
         ids: (sum of lengths,) int32, document i is `ids[offsets[i]:offsets[i + 1]]`, in [0, vocabulary_size).
         offsets: (N + 1,) int64, non-decreasing, starting at 0.
         vocabulary_size: V. Id 0 is reserved for padding and id 1 for unknown words.
+        starts: (N,) of documents out of a mapped file: document i begins at `ids[starts[i]]`, and only its length is
+            what `offsets` say. `packed` gives those of a few, end to end.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     vocabulary_size: int
+    starts: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -53,6 +64,8 @@ class TokenSequences:
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if self.starts is not None:
+            return TokenSequences(self.ids, offsets, self.vocabulary_size, self.starts[rows])
         positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + np.repeat(self.offsets[rows], lengths)
         return TokenSequences(self.ids[positions], offsets, self.vocabulary_size)
 
@@ -64,8 +77,26 @@ class TokenSequences:
         ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
         return cls(ids.astype(np.int32), offsets, vocabulary_size)
 
+    def packed(self) -> TokenSequences:
+        """The same documents end to end in memory."""
+        if self.starts is None:
+            return self
+        positions = np.arange(self.offsets[-1]) + np.repeat(self.starts - self.offsets[:-1], self.lengths)
+        return TokenSequences(np.asarray(self.ids[positions]), self.offsets, self.vocabulary_size)
+
+    def word_counts(self) -> np.ndarray:
+        """(V,) how often each id occurs."""
+        if self.starts is None:
+            return np.bincount(self.ids, minlength=self.vocabulary_size)
+        found = np.zeros(self.vocabulary_size, np.int64)
+        for begin in range(0, len(self), _DOCUMENTS):
+            found += self[np.arange(begin, min(begin + _DOCUMENTS, len(self)))].packed().word_counts()
+        return found
+
     def counts(self) -> csr_array:
         """Word counts of each document, (N, V) float32: the bag of words."""
+        if self.starts is not None:
+            return self.packed().counts()
         ones = np.ones(len(self.ids), dtype=np.float32)
         matrix = csr(ones, self.ids, self.offsets, (len(self), self.vocabulary_size))
         matrix.sum_duplicates()
@@ -74,14 +105,16 @@ class TokenSequences:
 
 @dataclass(frozen=True)
 class TextDocuments:
-    """Raw text of N documents, before a vocabulary exists."""
+    """Raw text of N documents, before a vocabulary exists: strings, or `Texts` where they lie in a file."""
 
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] | Texts
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, rows: np.ndarray) -> TextDocuments:
+        if isinstance(self.texts, Texts):
+            return TextDocuments(self.texts.select(np.asarray(rows, dtype=np.int64)))
         return TextDocuments(tuple(self.texts[i] for i in np.asarray(rows, dtype=np.int64)))
 
 
@@ -102,10 +135,13 @@ def _concatenate(parts: Sequence[Inputs]) -> Inputs:
             raise DataError(f"splits differ in feature count: {[part.shape[1] for part in parts]}")  # type: ignore[union-attr]
         return csr_array(vstack(parts, format="csr"))
     if isinstance(first, TokenSequences):
+        parts = [part.packed() for part in parts]  # type: ignore[union-attr]
         ids = np.concatenate([part.ids for part in parts])  # type: ignore[union-attr]
         lengths = np.concatenate([part.lengths for part in parts])  # type: ignore[union-attr]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return TokenSequences(ids, offsets, first.vocabulary_size)
+    if all(isinstance(part.texts, Texts) for part in parts):  # type: ignore[union-attr]
+        return TextDocuments(Texts.concatenate([part.texts for part in parts]))  # type: ignore[union-attr, misc]
     return TextDocuments(tuple(text for part in parts for text in part.texts))  # type: ignore[union-attr]
 
 
@@ -188,17 +224,25 @@ def _hash(documents: Documents, splits: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     inputs = documents.inputs
     if isinstance(inputs, csr_array):
-        arrays = [inputs.indptr.astype(np.int64), inputs.indices.astype(np.int64), inputs.data.astype(np.float32)]
+        arrays = [
+            inputs.indptr.astype(np.int64, copy=False),
+            inputs.indices.astype(np.int64, copy=False),
+            inputs.data.astype(np.float32, copy=False),
+        ]
     elif isinstance(inputs, TokenSequences):
-        arrays = [inputs.offsets.astype(np.int64), inputs.ids.astype(np.int32)]
+        inputs = inputs.packed()
+        arrays = [inputs.offsets.astype(np.int64, copy=False), inputs.ids.astype(np.int32, copy=False)]
     else:
         arrays = []
         for text in inputs.texts:
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
-    arrays += [documents.labels.indptr.astype(np.int64), documents.labels.indices.astype(np.int64)]
-    arrays += [splits[name].astype(np.int64) for name in SPLITS if name in splits]
+    arrays += [
+        documents.labels.indptr.astype(np.int64, copy=False),
+        documents.labels.indices.astype(np.int64, copy=False),
+    ]
+    arrays += [splits[name].astype(np.int64, copy=False) for name in SPLITS if name in splits]
     for array in arrays:
         digest.update(len(array).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(array).data)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from energynets.data.cache import read_cached
 from energynets.data.dataset import Documents, MultiLabelDataset, csr
-from energynets.data.readers import READERS, reuters
+from energynets.data.readers import READERS, STORED, reuters
 from energynets.data.readers.source import Progress
+from energynets.data.readers.xmc_pair import label_file
 from energynets.data.splits import Source, with_splits
 from energynets.errors import ConfigError, DataError, nearest
 
@@ -161,7 +163,7 @@ def _of_files(
         for split, path in paths.items():
             if format == "tsv" and labels is None and parts:
                 options |= {"label_names": list(parts.values())[-1].label_names, "extend": True}
-            parts[split] = READERS[format](path, **options, progress=progress)
+            parts[split] = read_file(format, path, **options, progress=progress)
         if format in _OPEN_ENDED:
             parts = _widened(parts)
         rule = "; ".join(f"{split} from {path.name}" for split, path in paths.items())
@@ -172,6 +174,16 @@ def _of_files(
     begins = np.cumsum([0, *(len(part) for part in parts.values())])
     splits = {split: np.arange(begins[i], begins[i + 1]) for i, split in enumerate(parts)}
     return Source(name or _stem(paths["train"]), documents, splits, rule)
+
+
+def read_file(format: str, path: Path, **options: Any) -> Documents:
+    """A file by the reader of its format; a large one from what was kept of it before, where the format allows."""
+    if format not in STORED:
+        return READERS[format](path, **options)
+    others = [Path(options[key]) for key in ("labels", "label_matrix") if options.get(key) is not None]
+    if format == "xmc_pair" and "label_matrix" not in options:
+        others.append(label_file(path))
+    return read_cached(READERS[format], [path, *others], name=format, **options)
 
 
 def _widened(parts: Mapping[str, Documents]) -> dict[str, Documents]:

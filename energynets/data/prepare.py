@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_array
 
 from energynets.data.dataset import Inputs, MultiLabelDataset, TextDocuments, TokenSequences, csr
+from energynets.data.readers.source import Progress
 from energynets.data.scaling import Standardize, is_dense_and_real
 from energynets.data.text import TextOptions, Vocabulary, cut
+from energynets.data.texts import Texts
 from energynets.data.tfidf import TfIdf, unit_rows
 from energynets.errors import CheckpointError, ConfigError, DataError, nearest
 
@@ -70,7 +72,13 @@ class Preparation:
 
     @classmethod
     def fit(
-        cls, dataset: MultiLabelDataset, *, inputs: str = "auto", scaling: str = "auto", text: TextOptions | None = None
+        cls,
+        dataset: MultiLabelDataset,
+        *,
+        inputs: str = "auto",
+        scaling: str = "auto",
+        text: TextOptions | None = None,
+        progress: Progress | None = None,
     ) -> Preparation:
         """Learn from the training documents of a data set.
 
@@ -79,6 +87,7 @@ class Preparation:
             inputs: auto (text and tokens become token sequences, tables stay tables), tokens, counts or tfidf.
             scaling: auto (standardises dense real-valued tables), none, standardize or unit_norm.
             text: how raw text becomes tokens.
+            progress: called with (documents tokenised, documents in all).
 
         Raises:
             ConfigError: an unknown name, or a combination that makes no sense, such as tokens of a table.
@@ -97,12 +106,12 @@ class Preparation:
                 "data.inputs to counts or tfidf"
             )
         vocabulary = Vocabulary.fit(train, text) if isinstance(train, TextDocuments) else None
-        tokens = vocabulary.tokens(train) if isinstance(train, TextDocuments) and vocabulary is not None else train
+        tokens = train if vocabulary is None else _training_tokens(vocabulary, dataset, progress)
         facts: dict[str, float] = {"training_documents": len(dataset.splits["train"])}
         word_counts = None
         if isinstance(tokens, TokenSequences):
-            word_counts = np.bincount(tokens.ids, minlength=tokens.vocabulary_size)
-            facts |= _token_facts(tokens, text.max_tokens if inputs == "tokens" else None)
+            word_counts = tokens.word_counts()
+            facts |= _token_facts(tokens, word_counts, text.max_tokens if inputs == "tokens" else None)
             table = None if inputs == "tokens" else tokens.counts()
             num_inputs = tokens.vocabulary_size
         else:
@@ -121,7 +130,7 @@ class Preparation:
             standard = Standardize.fit(table)
         return cls(raw, inputs, scaling, num_inputs, text, vocabulary, word_counts, weights, standard, facts)
 
-    def apply(self, inputs: Inputs) -> csr_array | TokenSequences:
+    def apply(self, inputs: Inputs, progress: Progress | None = None) -> csr_array | TokenSequences:
         """Raw inputs of any documents -> model inputs.
 
         A table with fewer columns than in training is widened; unknown words become id 1, long documents are cut.
@@ -136,7 +145,7 @@ class Preparation:
             raise DataError(f"expected {self.raw} as in training, got {_kind(inputs)}")
         if isinstance(inputs, TextDocuments):
             assert self.vocabulary is not None, "fitted on text"
-            inputs = self.vocabulary.tokens(inputs, self.text.max_tokens if self.inputs == "tokens" else None)
+            inputs = self.vocabulary.tokens(inputs, self.text.max_tokens if self.inputs == "tokens" else None, progress)
         if isinstance(inputs, TokenSequences):
             table = self._tokens(inputs) if self.inputs == "tokens" else self._tokens(inputs).counts()
             if isinstance(table, TokenSequences):
@@ -149,10 +158,10 @@ class Preparation:
             table = self.standard.apply(table)
         return unit_rows(table) if self.scaling == "unit_norm" else table
 
-    def prepare(self, dataset: MultiLabelDataset) -> MultiLabelDataset:
+    def prepare(self, dataset: MultiLabelDataset, progress: Progress | None = None) -> MultiLabelDataset:
         """The data set with every document's inputs prepared; labels, splits and fingerprint as they were."""
         names = dataset.documents.feature_names if self.raw == "table" else self.words
-        return dataset.with_inputs(self.apply(dataset.documents.inputs), names)
+        return dataset.with_inputs(self.apply(dataset.documents.inputs, progress), names)
 
     def report(self) -> dict[str, Any]:
         """What was fitted and counted, for people and result files."""
@@ -241,13 +250,21 @@ def _resolve_inputs(raw: str, inputs: str) -> str:
     return "tokens" if inputs == "auto" else inputs
 
 
-def _token_facts(tokens: TokenSequences, max_tokens: int | None) -> dict[str, float]:
+def _training_tokens(vocabulary: Vocabulary, dataset: MultiLabelDataset, progress: Progress | None) -> TokenSequences:
+    whole, rows = dataset.documents.inputs, dataset.splits["train"]
+    assert isinstance(whole, TextDocuments), "a vocabulary is of text"
+    if isinstance(whole.texts, Texts):  # `prepare` finds the tokens of all of them kept
+        return vocabulary.tokens(whole, progress=progress)[rows]
+    return vocabulary.tokens(whole[rows], progress=progress)
+
+
+def _token_facts(tokens: TokenSequences, word_counts: np.ndarray, max_tokens: int | None) -> dict[str, float]:
     lengths = tokens.lengths
     return {
         "documents_without_tokens": int((lengths == 0).sum()),
         "documents_cut": 0 if max_tokens is None else int((lengths > max_tokens).sum()),
         "mean_tokens": float(lengths.mean()) if len(lengths) else 0.0,
-        "unknown_share": float((tokens.ids == 1).mean()) if len(tokens.ids) else 0.0,
+        "unknown_share": float(word_counts[1] / total) if (total := word_counts.sum()) else 0.0,
     }
 
 

@@ -8,13 +8,19 @@ reserved entries, so that equal training texts give equal ids on every machine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from energynets.data.cache import cache_folder, entry
 from energynets.data.dataset import TextDocuments, TokenSequences
+from energynets.data.readers.collect import offsets_of
+from energynets.data.readers.source import Progress
+from energynets.data.store import FolderStore, MemoryStore, Store
+from energynets.data.texts import Texts
 from energynets.errors import CheckpointError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1; brackets are dropped from text, so no word can spell them
 _TOKEN = r"\p{L}[\p{L}\p{M}]*(?:'\p{L}[\p{L}\p{M}]*)*|\p{N}+(?:[.,]\p{N}+)*|[!?]|\p{Sc}|\p{So}"
-_BATCH = 2_000
+_BATCH = 1_000  # texts that are Python objects at once
 
 
 @dataclass(frozen=True)
@@ -96,17 +102,52 @@ class Vocabulary:
         # A tokenizer made anew has no special tokens: the trainer's would match a literal "[PAD]" in a document.
         return cls(blank(vocabulary))
 
-    def tokens(self, documents: TextDocuments, max_tokens: int | None = None) -> TokenSequences:
-        """Token ids of each document, 1 where the word is unknown, cut to `max_tokens`."""
-        offsets = np.zeros(len(documents) + 1, np.int64)
-        parts = [np.zeros(0, np.int32)]
-        for begin in range(0, len(documents), _BATCH):
-            encodings = self._tokenizer.encode_batch_fast(list(documents.texts[begin : begin + _BATCH]))
-            for row, encoding in enumerate(encodings, begin):
-                ids = encoding.ids[:max_tokens]
-                offsets[row + 1] = len(ids)
-                parts.append(np.array(ids, np.int32))
-        return TokenSequences(np.concatenate(parts), np.cumsum(offsets), len(self))
+    def tokens(
+        self, documents: TextDocuments, max_tokens: int | None = None, progress: Progress | None = None
+    ) -> TokenSequences:
+        """Token ids of each document, 1 where the word is unknown, cut to `max_tokens`.
+
+        The tokenizer's own threads share the work, as many as there are cores (TOKENIZERS_PARALLELISM=false: one).
+        Texts out of a mapped file become a mapped file of tokens, kept for the next time (`energynets.data.cache`).
+
+        Args:
+            documents: N texts.
+            max_tokens: most ids of each; None keeps all.
+            progress: called with (documents done, documents in all).
+        """
+        if isinstance(documents.texts, Texts) and (kept := self._kept(documents.texts, progress)) is not None:
+            return kept if max_tokens is None else cut(kept, max_tokens)
+        store = MemoryStore()
+        self._fill(store, documents.texts, max_tokens, progress)
+        return TokenSequences(store.array("ids", np.int32), offsets_of(store.array("lengths", np.int32)), len(self))
+
+    def _fill(
+        self, store: Store, texts: Sequence[str], max_tokens: int | None = None, progress: Progress | None = None
+    ) -> None:
+        for begin in range(0, len(texts), _BATCH):
+            batch = list(texts[begin : begin + _BATCH])
+            rows = [encoding.ids[:max_tokens] for encoding in self._tokenizer.encode_batch_fast(batch)]
+            store.append("ids", np.concatenate([np.array(row, np.int32) for row in rows]))
+            store.append("lengths", np.array([len(row) for row in rows], np.int32))
+            if progress is not None:
+                progress(begin + len(batch), len(texts))
+
+    def _kept(self, texts: Texts, progress: Progress | None) -> TokenSequences | None:
+        """All tokens of mapped texts, mapped themselves; None where nothing can be kept."""
+        folder = cache_folder()
+        if folder is None:
+            return None
+
+        def make(store: FolderStore) -> dict[str, Any]:
+            self._fill(store, texts, progress=progress)
+            return {}
+
+        key = {"texts": texts.identity, "tokenizer": hashlib.sha256(self.to_json().encode()).hexdigest()}
+        found = entry(folder, f"tokens-{key['texts'][:8]}-{key['tokenizer'][:8]}", key, make)
+        if found is None:
+            return None
+        offsets = offsets_of(found[0].array("lengths", np.int32))
+        return TokenSequences(found[0].array("ids", np.int32), offsets, len(self), starts=offsets[:-1])
 
     def to_json(self) -> str:
         """What `tokenizer.json` holds: the format of Hugging Face `tokenizers`."""
@@ -137,8 +178,10 @@ def cut(tokens: TokenSequences, max_tokens: int) -> TokenSequences:
     lengths = tokens.lengths
     if (lengths <= max_tokens).all():
         return tokens
-    position = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, max_tokens))]).astype(np.int64)
+    if tokens.starts is not None:
+        return replace(tokens, offsets=offsets)
+    position = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
     return TokenSequences(tokens.ids[position < max_tokens], offsets, tokens.vocabulary_size)
 
 

@@ -75,15 +75,18 @@ def build_dataset(
         DataError: as the reader of the format.
     """
     settings = experiment.data
+    reading = None if progress is None else progress.reading
     raw = load_dataset(
         **{name: getattr(settings, name) for name in _SOURCE},
         planted=None if settings.planted is None else settings.planted.model_dump(),
-        progress=None if progress is None else progress.reading,
+        progress=reading,
     )
     if preparation is None:
         text = TextOptions(**settings.text.model_dump())
-        preparation = Preparation.fit(raw, inputs=settings.inputs, scaling=settings.scaling, text=text)
-    return BuiltData(raw, preparation, preparation.prepare(raw))
+        preparation = Preparation.fit(
+            raw, inputs=settings.inputs, scaling=settings.scaling, text=text, progress=reading
+        )
+    return BuiltData(raw, preparation, preparation.prepare(raw, reading))
 
 
 def prepared_documents(experiment: Experiment, data: BuiltData) -> MultiLabelDataset:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from energynets.data.batches import Batch, batches, epoch_order
-from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.data.batches import Batch, batches, by_length, epoch_order
+from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.errors import CheckpointError, ConfigError, InferenceError, TrainingError
 from energynets.features import FeatureCache
 from energynets.training.checkpoint import (
@@ -154,6 +154,9 @@ class Loop:
         at = self.position
         training = self.experiment.training
         order = epoch_order(len(self.train), self.experiment.seed, at.order)
+        if isinstance(self.train.inputs, TokenSequences) and current.train_features is None:
+            lengths, window = self.train.inputs.lengths, training.length_window
+            order = by_length(order, lengths, training.batch_size, window, self.experiment.seed, at.order)
         current.view.train()
         for batch in batches(
             self.train, training.batch_size, order=order, start=at.step, features=current.train_features

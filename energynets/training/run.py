@@ -56,6 +56,7 @@ class RunResult:
         device: that it trained on.
         trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
             "non_finite"} over the first validation documents; None with labels in chunks or a shortlist.
+        padded_share: share of the token places of the first epoch's batches that is padding; none for tables.
     """
 
     name: str
@@ -77,12 +78,14 @@ class RunResult:
     preparation: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     trace: Mapping[str, Any] | None = field(default=None)
+    padded_share: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As result.json: plain values, without `trace` where there is none."""
+        """As result.json: plain values, without `trace` and `padded_share` where there is none."""
         row = asdict(self)
-        if row["trace"] is None:
-            del row["trace"]
+        for key in ("trace", "padded_share"):
+            if row[key] is None:
+                del row[key]
         return row
 
     @classmethod

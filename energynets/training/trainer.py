@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from energynets.data.batches import batches
-from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.data.batches import batches, by_length, epoch_order, padded_share
+from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
 from energynets.metrics import TopScores, truncated
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 # Documents of validation whose inference is recorded step by step.
 TRACED = 256
+TRACED_NUMBERS = 1 << 22  # of one (B, L) tensor
 
 
 def train(
@@ -226,6 +227,7 @@ class _Session:
             preparation={**self.data.raw.documents.notes, **self.data.preparation.report()},
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
             trace=self._trace(model),
+            padded_share=self._padded_share(model),
         )
         self.run.finish(result)
         return self.run.read_result()
@@ -253,6 +255,16 @@ class _Session:
         )
         return documents, scores
 
+    def _padded_share(self, model: Any) -> float | None:
+        """Of the batches of the first epoch."""
+        inputs = self.dataset.split("train").inputs
+        if not isinstance(model, nn.Module) or not isinstance(inputs, TokenSequences):
+            return None
+        seed, training = self.experiment.seed, self.experiment.training
+        order = epoch_order(len(inputs), seed, 0)
+        order = by_length(order, inputs.lengths, training.batch_size, training.length_window, seed, 0)
+        return padded_share(order, inputs.lengths, training.batch_size)
+
     def _trace(self, model: Any) -> dict[str, Any] | None:
         """Mean energy and gradient norm at each inference step, over the first validation documents.
 
@@ -262,7 +274,9 @@ class _Session:
             return None
         split = next((name for name in ("validation", "test", "train") if self._has(name)), "train")
         rows = self.dataset.splits[split][:TRACED]
-        return inference_trace(model, self.dataset.documents[rows], self.experiment.evaluation.batch_size, self.device)
+        # A trace holds (B, L) tensors, which models with labels in chunks never do otherwise.
+        batch_size = max(1, min(self.experiment.evaluation.batch_size, TRACED_NUMBERS // self.dataset.num_labels))
+        return inference_trace(model, self.dataset.documents[rows], batch_size, self.device)
 
 
 def inference_trace(model: Any, documents: Documents, batch_size: int, device: torch.device | str) -> dict[str, Any]:

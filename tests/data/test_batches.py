@@ -9,7 +9,17 @@ import torch
 from hypothesis import given
 from scipy.sparse import csr_array
 
-from energynets.data.batches import CachedFeatures, SparseBatch, TokenBatch, batches, collate, epoch_order, token_batch
+from energynets.data.batches import (
+    CachedFeatures,
+    SparseBatch,
+    TokenBatch,
+    batches,
+    by_length,
+    collate,
+    epoch_order,
+    padded_share,
+    token_batch,
+)
 from energynets.data.dataset import Documents, TextDocuments, TokenSequences
 from energynets.errors import DataError
 
@@ -89,3 +99,68 @@ def test_raw_text_must_be_prepared() -> None:
     text = Documents(TextDocuments(("a",)), csr_array(np.ones((1, 1), np.float32)))
     with pytest.raises(DataError, match="prepare it first"):
         next(batches(text, 1))
+
+
+# ------------------------------------------------------------------------------------------------ documents by length
+
+SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=60).map(np.array)
+
+
+def grouped(lengths: np.ndarray, batch_size: int, window: int, seed: int = 0, epoch: int = 0) -> np.ndarray:
+    return by_length(epoch_order(len(lengths), seed, epoch), lengths, batch_size, window, seed, epoch)
+
+
+def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+
+
+@given(SIZES, st.integers(1, 8), st.integers(1, 5), st.integers(0, 3), st.integers(0, 3))
+def test_each_document_once_and_windows_bounded(
+    lengths: np.ndarray, batch_size: int, window: int, seed: int, epoch: int
+) -> None:
+    plain = epoch_order(len(lengths), seed, epoch)
+    order = grouped(lengths, batch_size, window, seed, epoch)
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(lengths)))
+    np.testing.assert_array_equal(order, grouped(lengths, batch_size, window, seed, epoch))
+    place = np.empty(len(plain), int)
+    place[plain] = np.arange(len(plain))
+    full = len(plain) // batch_size * batch_size
+    for batch in cut(order[:full], batch_size):
+        assert len(set(place[batch] // (window * batch_size))) == 1, "documents of one window alone"
+        assert window == 1 or sorted(lengths[batch]) == lengths[batch].tolist()
+    np.testing.assert_array_equal(order[full:], plain[full:])
+    if window == 1:
+        np.testing.assert_array_equal(order, plain)
+    assert padded_share(order, lengths, batch_size) == pytest.approx(share_by_hand(order, lengths, batch_size))
+
+
+def share_by_hand(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> float:
+    tokens = TokenSequences.from_lists([[2] * n for n in lengths], 3)
+    documents = Documents(tokens, csr_array((len(lengths), 2), dtype=np.float32))
+    found = [batch.inputs for batch in batches(documents, batch_size, order=order)]
+    places = sum(inputs.tokens.numel() for inputs in found)  # type: ignore[union-attr]
+    return 1 - sum(int(inputs.lengths.sum()) for inputs in found) / places  # type: ignore[union-attr]
+
+
+def test_little_is_padding_and_every_epoch_is_another() -> None:
+    lengths = np.minimum(500, RNG.lognormal(4.5, 0.8, 5_000).astype(int))
+    plain, order = epoch_order(5_000, 0, 0), grouped(lengths, 32, 50)
+    assert padded_share(plain, lengths, 32) > 0.5
+    assert padded_share(order, lengths, 32) < 0.1
+    mean_lengths = [lengths[batch].mean() for batch in cut(order, 32)[:-1]]
+    assert abs(np.corrcoef(np.arange(len(mean_lengths)), mean_lengths)[0, 1]) < 0.3, "short ones do not come first"
+    neighbours = [{frozenset(batch.tolist()) for batch in cut(grouped(lengths, 32, 50, e), 32)} for e in range(2)]
+    assert not neighbours[0] & neighbours[1], "batches are made anew each epoch"
+
+
+def test_resuming_by_length_gives_the_batches_that_are_left() -> None:
+    lengths = TOKENS.inputs.lengths  # type: ignore[union-attr]
+    order = grouped(lengths, 3, 2, seed=3, epoch=2)
+    whole = [batch.rows.tolist() for batch in batches(TOKENS, 3, order=order)]
+    for start in range(5):
+        assert [batch.rows.tolist() for batch in batches(TOKENS, 3, order=order, start=start)] == whole[start:]
+
+
+def test_nothing_is_padded_where_nothing_is() -> None:
+    assert padded_share(np.arange(0), np.arange(0), 4) == 0
+    assert padded_share(np.arange(3), np.zeros(3, int), 2) == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_array
 
@@ -135,6 +137,35 @@ def test_numbers_are_rounded_correctly(number: str) -> None:
         assert rows.values[0] == np.float32(float(number))
 
 
+NUMERALS = st.from_regex(r"[-+]?([0-9]{1,18}|[0-9]{0,12}\.[0-9]{0,12})([eE][-+]?[0-9]{1,2})?", fullmatch=True)
+
+
+@settings(max_examples=600)
+@given(st.lists(NUMERALS, min_size=1, max_size=6))
+def test_numerals_are_rounded_correctly(numerals: list[str]) -> None:
+    """As Python reads them; what is no number the fast parser leaves to the careful one."""
+    line = "0 " + " ".join(f"{i}:{text}" for i, text in enumerate(numerals)) + "\n"
+    rows = parse_fast(line.encode(), Limits())
+    with np.errstate(over="ignore"):
+        expected = [
+            np.float32(float(text)) for text in numerals if any(map(str.isdigit, text.lower().partition("e")[0]))
+        ]
+    if len(expected) < len(numerals) or not np.isfinite(expected).all():
+        assert rows is None
+    elif rows is not None:
+        assert rows.values.tobytes() == np.array(expected, np.float32).tobytes()
+    else:
+        assert any(not text[0].isdigit() or not text[-1].isdigit() for text in numerals), "plain numerals are taken"
+
+
+@given(st.lists(st.integers(0, 10**16 - 1), min_size=1, max_size=5, unique=True))
+def test_indices_of_many_digits(indices: list[int]) -> None:
+    line = ",".join(map(str, indices)) + " " + " ".join(f"{index:017d}:1"[1:] for index in indices) + "\n"
+    rows = parse_fast(line.encode(), Limits())
+    assert rows is not None
+    assert rows.columns.tolist() == rows.labels.tolist() == sorted(indices)
+
+
 def test_unsorted_rows_are_sorted() -> None:
     rows = parse_block(Block(b"2,0 3:3 1:1\n1 0:5\n", 1, 0), Path("x"), Limits())
     assert rows.labels.tolist() == [0, 2, 1]
@@ -165,6 +196,60 @@ def test_blocks_do_not_show(tmp_path: Path) -> None:
             check(xmc.read(tmp_path / "a.txt"), features, labels)
             with pytest.raises(DataError, match="line 41: feature index 30 is out of range"):
                 xmc.read(tmp_path / "b.txt")
+
+
+@given(tables(), st.integers(1, 60), st.booleans(), st.sampled_from(["xmc", "svmlight", "pair"]))
+def test_blocks_of_any_size(
+    folder: Path, table: tuple[np.ndarray, np.ndarray], size: int, packed: bool, format: str
+) -> None:
+    original = source.blocks
+    features, labels = table
+    write = gzip.compress if packed else bytes
+
+    def small(path: Path, progress: object = None) -> object:
+        return original(path, progress, size)  # type: ignore[arg-type]
+
+    with mock.patch.object(xmc, "blocks", small), mock.patch.object(svmlight, "blocks", small):
+        if format == "pair":
+            for name, matrix in zip(("t_X_Xf.txt", "t_X_Y.txt"), table, strict=True):
+                rows = "\n".join(pairs(row) for row in matrix)
+                (folder / name).write_bytes(write(f"{matrix.shape[0]} {matrix.shape[1]}\n{rows}\n".encode()))
+            check(xmc_pair.read(folder / "t_X_Xf.txt"), *table)
+        elif format == "xmc":
+            (folder / "a.txt").write_bytes(write(xmc_text(*table).encode()))
+            check(xmc.read(folder / "a.txt"), *table)
+        else:
+            (folder / "a.svm").write_bytes(write(xmc_text(*table).partition("\n")[2].encode()))
+            check(
+                svmlight.read(folder / "a.svm", num_features=features.shape[1], num_labels=labels.shape[1]),
+                features,
+                labels,
+            )
+
+
+@given(tables())
+def test_as_scikit_learn_reads_them(folder: Path, table: tuple[np.ndarray, np.ndarray]) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    assume((table[0].any(1) | table[1].any(1)).all())  # it leaves out documents with neither features nor labels
+    (folder / "a.txt").write_text(xmc_text(*table))
+    with open(folder / "a.txt", "rb") as file:
+        _, num_features, num_labels = map(int, file.readline().split())
+        expected, rows = datasets.load_svmlight_file(
+            file, n_features=num_features, dtype=np.float32, multilabel=True, zero_based=True
+        )
+    documents = xmc.read(folder / "a.txt")
+    np.testing.assert_array_equal(documents.inputs.toarray(), expected.toarray())  # type: ignore[union-attr]
+    assert documents.labels.shape[1] == num_labels
+    found = [documents.labels.indices[a:b].tolist() for a, b in pairwise(documents.labels.indptr)]
+    assert found == [sorted(map(int, row)) for row in rows]
+
+
+def test_what_is_kept_takes_half_the_room(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 3 3\n0,2 0:1 2:0.5\n")
+    documents = xmc.read(tmp_path / "a.txt")
+    for matrix in (documents.inputs, documents.labels):
+        assert matrix.indices.dtype == matrix.indptr.dtype == np.int32  # type: ignore[union-attr]
+        assert matrix.data.dtype == np.float32  # type: ignore[union-attr]
 
 
 def test_one_based_svmlight(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from scipy.sparse import csr_array
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences, csr
 from energynets.data.planted.model import PlantedModel, zipf
 from energynets.data.planted.spec import PlantedSpec
+from energynets.data.readers.collect import add_labels, label_matrix, offsets_of
+from energynets.data.store import MemoryStore
 
 CHUNK = 1024  # documents drawn from one random stream; part of what a seed means
 
@@ -135,31 +137,25 @@ def generate(
     spec = PlantedSpec.from_dict(fields) if spec is None else spec
     model = PlantedModel.build(spec)
     total = spec.num_documents + spec.num_test_documents
-    ids, lengths, columns, counts = [], [], [], []
+    store = MemoryStore()
     done = 0
     for split, wanted in enumerate((spec.num_documents, spec.num_test_documents)):
         for tokens, labels in chunks(model, split, wanted):
-            ids.append(tokens.ids)
-            lengths.append(tokens.lengths)
-            columns.append(labels.indices)
-            counts.append(np.diff(labels.indptr))
+            store.append("ids", tokens.ids)
+            store.append("lengths", tokens.lengths)
+            add_labels(store, labels.indices, np.diff(labels.indptr), spec.num_labels)
             done += len(tokens)
             if progress is not None:
                 progress(done, total)
-    inputs = TokenSequences(np.concatenate(ids), _offsets(lengths), spec.vocabulary_size)
-    indices = np.concatenate(columns)
-    ones = np.ones(len(indices), dtype=np.float32)
-    labels = csr(ones, indices, _offsets(counts), (total, spec.num_labels))
+    inputs = TokenSequences(
+        store.array("ids", np.int32), offsets_of(store.array("lengths", np.int64)), spec.vocabulary_size
+    )
     return MultiLabelDataset(
         name="planted",
-        documents=Documents(inputs, labels, label_names=label_names(spec.num_labels)),
+        documents=Documents(inputs, label_matrix(store, spec.num_labels), label_names=label_names(spec.num_labels)),
         splits={
             "train": np.arange(spec.num_documents),
             "test": np.arange(spec.num_documents, total),
         },
         split_rule="drawn independently from one planted distribution",
     )
-
-
-def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)

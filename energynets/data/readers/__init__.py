@@ -23,3 +23,6 @@ READERS: dict[str, Reader] = {
     "xmc_pair": xmc_pair.read,
     "xmc_raw": xmc_raw.read,
 }
+
+STORED = ("svmlight", "xmc", "xmc_pair", "xmc_raw")
+"""Formats of large data: their readers take `store`, and `energynets.data.cache` keeps what they read."""

@@ -17,7 +17,7 @@ from energynets.errors import DataError
 Progress = Callable[[int, int], None]
 
 _GZIP_MAGIC = b"\x1f\x8b"
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 19  # what numpy makes of a block stays in the processor's cache
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ import re
 from pathlib import Path
 
 from energynets.data.dataset import Documents
+from energynets.data.readers.collect import add_rows, label_matrix, table
 from energynets.data.readers.label_names import check_count, read_label_names
 from energynets.data.readers.notes import documents_of
 from energynets.data.readers.rows import Limits, Rows
 from energynets.data.readers.source import Block, Progress, blocks, decode
 from energynets.data.readers.sparse_rows import parse_block
+from energynets.data.store import MemoryStore, Store
 from energynets.errors import DataError
 
 _COMMENT = re.compile(rb"[ \t]*#[^\n]*")
@@ -34,6 +36,7 @@ def read(
     first_feature: int = 0,
     first_label: int = 0,
     progress: Progress | None = None,
+    store: Store | None = None,
 ) -> Documents:
     """Read an svmlight file (plain or gzip).
 
@@ -45,6 +48,7 @@ def read(
         first_feature: the index that files give the first feature, 0 or 1.
         first_label: the index that files give the first label, 0 or 1.
         progress: called with (bytes done, bytes in all).
+        store: where the documents' arrays grow; default memory.
 
     Returns:
         Documents with inputs (N, D) and labels (N, L).
@@ -58,7 +62,8 @@ def read(
         check_count(names, num_labels or len(names), Path(labels or path), "num_labels")
         num_labels = len(names)
     limits = Limits(num_features, num_labels, first_feature, first_label)
-    parts = []
+    store = MemoryStore() if store is None else store
+    found = 0
     for block in blocks(path, progress):
         if not block.data.isascii():  # before comments go, so that the offset in an error is that of the file
             decode(block.data, path, line=block.line, offset=block.offset)
@@ -66,12 +71,12 @@ def read(
         # A comment of its own line leaves an empty line, which keeps the line numbers; such rows are dropped below.
         comments = {line for line, text in enumerate(block.data.split(b"\n")) if text.lstrip().startswith(b"#")}
         data = _COMMENT.sub(b"", block.data) if b"#" in block.data else block.data
-        rows = parse_block(Block(data, block.line, block.offset), path, limits)
-        parts.append(_without(rows, comments))
-    rows = Rows.concatenate(parts)
-    if len(rows) == 0:
+        rows = _without(parse_block(Block(data, block.line, block.offset), path, limits), comments)
+        add_rows(store, rows, limits)
+        found += len(rows)
+    if found == 0:
         raise DataError(f"{path}: expected documents, got comments alone")
-    return documents_of(rows.inputs(num_features), rows.label_matrix(num_labels), names)
+    return documents_of(table(store, num_features), label_matrix(store, num_labels), names)
 
 
 def _refuse_empty_lines(block: Block, path: Path) -> None:

@@ -11,24 +11,34 @@ labels either, blank or not. Indices may come unsorted, but not twice in a row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from energynets.data.dataset import Documents
+from energynets.data.readers.collect import add_rows, label_matrix, table
 from energynets.data.readers.label_names import check_count, read_label_names
 from energynets.data.readers.notes import documents_of
 from energynets.data.readers.rows import Limits, Rows
 from energynets.data.readers.source import Block, Progress, blocks, shown
 from energynets.data.readers.sparse_rows import parse_block
+from energynets.data.store import MemoryStore, Store
 from energynets.errors import DataError
 
 
-def read(path: str | Path, *, labels: str | Path | None = None, progress: Progress | None = None) -> Documents:
+def read(
+    path: str | Path,
+    *,
+    labels: str | Path | None = None,
+    progress: Progress | None = None,
+    store: Store | None = None,
+) -> Documents:
     """Read an XMC file (plain or gzip).
 
     Args:
         path: the file.
         labels: file of L label names, one a line; optional.
         progress: called with (bytes done, bytes in all).
+        store: where the documents' arrays grow; default memory.
 
     Returns:
         Documents with inputs (N, D) and labels (N, L).
@@ -37,26 +47,29 @@ def read(path: str | Path, *, labels: str | Path | None = None, progress: Progre
         DataError: naming file, line, what was expected and what came.
     """
     path = Path(path)
-    (_, num_features, num_labels), rows = _read(path, ("documents", "features", "labels"), progress)
+    store = MemoryStore() if store is None else store
+    num_features = num_labels = 0
+    for (_, num_features, num_labels), rows in read_rows(path, ("documents", "features", "labels"), progress):
+        add_rows(store, rows, Limits(num_features, num_labels))
     names = None if labels is None else read_label_names(Path(labels), unique=False)
     check_count(names, num_labels, Path(labels or path), f"the header of {path} says so")
-    return documents_of(rows.inputs(num_features), rows.label_matrix(num_labels), names)
+    return documents_of(table(store, num_features), label_matrix(store, num_labels), names)
 
 
-def read_matrix(path: Path, column: str, progress: Progress | None = None) -> tuple[int, Rows]:
-    """Read one file of a pair: header `rows columns`, rows of index:value alone. Returns (columns, rows).
+def read_rows(
+    path: Path, sizes: tuple[str, ...], progress: Progress | None = None, column: str = "feature"
+) -> Iterator[tuple[tuple[int, ...], Rows]]:
+    """The rows of a file, block by block, each with the counts of the header.
+
+    Args:
+        path: the file.
+        sizes: what the header counts: documents, columns and, where rows carry labels, those.
+        progress: as `read`.
+        column: what an error calls an index of a pair.
 
     Raises:
         DataError: as `read`.
     """
-    (_, num_columns), rows = _read(path, ("documents", f"{column}s"), progress, column)
-    return num_columns, rows
-
-
-def _read(
-    path: Path, sizes: tuple[str, ...], progress: Progress | None, column: str = "feature"
-) -> tuple[tuple[int, ...], Rows]:
-    parts: list[Rows] = []
     header: tuple[int, ...] | None = None
     limits = Limits()
     found = 0
@@ -65,15 +78,15 @@ def _read(
             header, block = _header(block, path, sizes)
             limits = Limits(header[1], header[2] if len(header) == 3 else 0, column=column)
         if block.data:
-            parts.append(parse_block(block, path, limits))
-            found += len(parts[-1])
-        if found > header[0]:
-            break
+            rows = parse_block(block, path, limits)
+            found += len(rows)
+            if found > header[0]:
+                break
+            yield header, rows
     assert header is not None, "blocks() raises on an empty file"
     if found != header[0]:
         came = "more" if found > header[0] else str(found)
         raise DataError(f"{path}: line 1: the header says {header[0]} documents, expected as many rows, got {came}")
-    return header, Rows.concatenate(parts)
 
 
 def _header(block: Block, path: Path, sizes: tuple[str, ...]) -> tuple[tuple[int, ...], Block]:

@@ -16,10 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from energynets.data.dataset import Documents
+from energynets.data.readers import collect
+from energynets.data.readers.collect import add_labels, add_table, table
 from energynets.data.readers.label_names import check_count, read_label_names
 from energynets.data.readers.notes import documents_of
 from energynets.data.readers.source import Progress
-from energynets.data.readers.xmc import read_matrix
+from energynets.data.readers.xmc import read_rows
+from energynets.data.store import MemoryStore, Store
 from energynets.errors import DataError
 
 
@@ -43,6 +46,7 @@ def read(
     labels: str | Path | None = None,
     label_matrix: str | Path | None = None,
     progress: Progress | None = None,
+    store: Store | None = None,
 ) -> Documents:
     """Read a pair of files (each plain or gzip).
 
@@ -51,6 +55,7 @@ def read(
         labels: file of L label names, one a line; optional.
         label_matrix: the label file, where it is not `..._Y.txt` beside the feature file.
         progress: called with (bytes done, bytes in all), for one file after the other.
+        store: where the documents' arrays grow; default memory.
 
     Returns:
         Documents with inputs (N, D) and labels (N, L).
@@ -59,15 +64,21 @@ def read(
         DataError: naming file, line, what was expected and what came.
     """
     path = Path(path)
+    store = MemoryStore() if store is None else store
     label_path = label_file(path) if label_matrix is None else Path(label_matrix)
-    num_features, features = read_matrix(path, "feature", progress)
-    num_labels, marks = read_matrix(label_path, "label", progress)
-    if len(features) != len(marks):
-        raise DataError(f"{label_path}: expected {len(features)} documents as in {path}, got {len(marks)}")
-    odd = np.flatnonzero(marks.values != 1)
-    if len(odd):
-        line = int(np.searchsorted(marks.column_offsets, odd[0], side="right")) + 1
-        raise DataError(f"{label_path}: line {line}: expected label values of 1, got {marks.values[odd[0]]:g}")
+    num_documents = num_features = num_labels = line = 0
+    for (_, num_features), rows in read_rows(path, ("documents", "features"), progress):
+        add_table(store, rows, num_features)
+        num_documents += len(rows)
+    for (_, num_labels), rows in read_rows(label_path, ("documents", "labels"), progress, "label"):
+        odd = np.flatnonzero(rows.values != 1)
+        if len(odd):
+            line += int(np.searchsorted(rows.column_offsets, odd[0], side="right")) + 1  # after the header
+            raise DataError(f"{label_path}: line {line}: expected label values of 1, got {rows.values[odd[0]]:g}")
+        line += len(rows)
+        add_labels(store, rows.columns, np.diff(rows.column_offsets), num_labels)
+    if line != num_documents:
+        raise DataError(f"{label_path}: expected {num_documents} documents as in {path}, got {line}")
     names = None if labels is None else read_label_names(Path(labels), unique=False)
     check_count(names, num_labels, Path(labels or path), f"the header of {label_path} says so")
-    return documents_of(features.inputs(num_features), marks.inputs(num_labels), names)
+    return documents_of(table(store, num_features), collect.label_matrix(store, num_labels), names)

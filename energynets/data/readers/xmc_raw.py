@@ -9,15 +9,23 @@ line, or `lbl.json.gz`, one object with a `title` a line.
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from energynets.data.dataset import Documents, TextDocuments
+from energynets.data.readers.collect import add_labels, add_texts, label_matrix, texts
 from energynets.data.readers.label_names import check_count, read_label_names
-from energynets.data.readers.notes import documents_of, label_matrix
+from energynets.data.readers.notes import documents_of
 from energynets.data.readers.source import Progress, lines, shown
+from energynets.data.store import MemoryStore, Store
 from energynets.errors import DataError
+
+_BATCH = 1000  # documents that are Python objects at once
 
 
 def read(
@@ -26,6 +34,7 @@ def read(
     labels: str | Path | None = None,
     num_labels: int | None = None,
     progress: Progress | None = None,
+    store: Store | None = None,
 ) -> Documents:
     """Read JSON lines with title, content and target_ind (plain or gzip).
 
@@ -34,6 +43,7 @@ def read(
         labels: label names, one a line or as `lbl.json.gz`; optional.
         num_labels: L, where no label file gives it.
         progress: called with (bytes done, bytes in all).
+        store: where the documents' arrays grow; default memory.
 
     Returns:
         Documents with raw text and labels (N, L).
@@ -46,15 +56,23 @@ def read(
     if names is not None:
         check_count(names, num_labels or len(names), Path(labels or path), "num_labels")
         num_labels = len(names)
-    texts: list[str] = []
-    rows: list[list[int]] = []
+    store = MemoryStore() if store is None else store
+    documents = _documents(path, num_labels, progress)
+    while batch := list(itertools.islice(documents, _BATCH)):
+        add_texts(store, [text for text, _ in batch])
+        ids = [label for _, row in batch for label in sorted(row)]
+        # Labels are below 2^31, whether L is known or not.
+        add_labels(store, np.array(ids, np.int32), np.array([len(row) for _, row in batch]), 2**31 - 1)
+    found = texts(store, str(path))
+    inputs = TextDocuments(tuple(found) if isinstance(store, MemoryStore) else found)
+    return documents_of(inputs, label_matrix(store, num_labels), names)
+
+
+def _documents(path: Path, num_labels: int | None, progress: Progress | None) -> Iterator[tuple[str, list[int]]]:
     for number, line in lines(path, progress):
         where = f"{path}: line {number}"
         record = _record(line, where)
-        texts.append(_text(record, where))
-        rows.append(_labels(record, num_labels, where))
-    size = num_labels if num_labels is not None else max((label for row in rows for label in row), default=-1) + 1
-    return documents_of(TextDocuments(tuple(texts)), label_matrix(rows, size), names)
+        yield _text(record, where), _labels(record, num_labels, where)
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
