@@ -44,7 +44,7 @@ from energynets.config_models import (
     UnrollConfig,
     XMLCNNConfig,
 )
-from energynets.config_training import Group, GroupOptimizer, Optimizer, Stage, Training
+from energynets.config_training import Group, GroupOptimizer, Optimizer, Parallel, Stage, Training
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -76,6 +76,7 @@ __all__ = [
     "NeighboursModel",
     "Optimizer",
     "OutputConfig",
+    "Parallel",
     "Planted",
     "ProjectedGradientConfig",
     "SPENConfig",
@@ -158,6 +159,8 @@ class Experiment(Section):
         self._output_fits()
         if isinstance(self.model, EnergyModel) and self.model.label_chunk is not None:
             self._chunks_fit()
+        if self.training.parallel.labels > 1:
+            self._shards_fit()
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -195,6 +198,18 @@ class Experiment(Section):
                     f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
                 )
 
+    def _shards_fit(self) -> None:
+        """Labels are cut into shards where they come in chunks."""
+        model = self.model
+        if isinstance(model, EnergyModel) and model.label_chunk is None:
+            raise ValueError("training.parallel.labels: shards need chunks of labels: set model.label_chunk")
+        if isinstance(model, ClassifierModel) and not isinstance(model.output, ChunkedOutputConfig):
+            raise ValueError(
+                "training.parallel.labels: shards need chunks of labels: set model.output: {kind: chunked}"
+            )
+        if not isinstance(model, EnergyModel | ClassifierModel):
+            raise ValueError(f"training.parallel.labels: model.kind {model.kind} is fitted by one process: set it to 1")
+
     def _chunks_fit(self) -> None:
         if self.objective.loss != "bce":
             raise ValueError(f"objective.loss: model.label_chunk goes with bce alone, got {self.objective.loss}")
@@ -221,8 +236,8 @@ class Experiment(Section):
 
     def hash(self) -> str:
         """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder,
-        compiler or labels at a time."""
-        how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile"}}
+        compiler, labels at a time or processes."""
+        how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
