@@ -1,26 +1,21 @@
-"""Joining the other processes, and leaving them so that they know why."""
+"""Joining the other processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
-from energynets.errors import ConfigError, ProcessLostError
+from energynets.errors import ConfigError
+from energynets.parallel.leave import RollCall
 from energynets.parallel.mesh import Mesh
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
-
-# How long a process that must stop waits to hear what the others have to say.
-_PATIENCE = 3.0
 
 
 def processes() -> int:
@@ -56,7 +51,7 @@ def check(experiment: Experiment, count: int) -> None:
 
 @contextlib.contextmanager
 def launched(experiment: Experiment) -> Iterator[Mesh]:
-    """The mesh of all processes that were started together; within it one that fails tells the others why.
+    """The mesh of all processes that were started together; within it one that stops tells the others why.
 
     A process group of torch's that there is already is used as it is; else one is made of what torchrun says.
 
@@ -77,80 +72,10 @@ def launched(experiment: Experiment) -> Iterator[Mesh]:
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
-    try:
+    with RollCall(dist.distributed_c10d._get_default_store(), dist.get_rank(), count):
         shards = experiment.training.parallel.labels
         mesh = Mesh(count // shards, shards, device)
         mesh.same("settings", f"{experiment.hash()} {experiment.seed}")
         yield mesh
-    except BaseException as error:
-        _leave(error, store, rank, count)
-        raise
     if joined:
         dist.destroy_process_group()
-
-
-def _leave(error: BaseException, store: Any, rank: int, count: int) -> None:
-    """Tell the others why; of those that stop for one reason, only the first needs to say so."""
-    lost = isinstance(error, ProcessLostError)
-    # torchrun ends all others as soon as one is gone, which must not keep us from saying so.
-    with _unterminated(), contextlib.suppress(RuntimeError):
-        store.set(_key(rank), f"{type(error).__name__}: {error}")
-        if lost:
-            # Those that do not talk with the lost one learn it from us: our connections end.
-            with contextlib.suppress(RuntimeError, ValueError):
-                dist.destroy_process_group()
-            error.args = (_what_happened(store, rank, count),)
-        waited = _heard(store, range(rank), type(error).__name__)
-        error.told = waited  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _unterminated() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _heard(store: Any, ranks: range, kind: str) -> bool:
-    """Whether one of these processes has said, or says soon, that it stops for an error of this kind."""
-    until = time.monotonic() + _PATIENCE
-    while ranks:
-        if any(_said(store, rank).startswith(kind + ":") for rank in ranks):
-            return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return False
-
-
-def _what_happened(store: Any, own: int, count: int) -> str:
-    others = [rank for rank in range(count) if rank != own]
-    until = time.monotonic() + _PATIENCE
-    while time.monotonic() < until and not all(_said(store, rank) for rank in others):
-        time.sleep(0.05)
-    said = {rank: _said(store, rank) for rank in others}
-    reasons = [
-        f"process {rank} of {count} stopped: {text.partition(': ')[2]}"
-        for rank, text in said.items()
-        if text and not text.startswith(ProcessLostError.__name__)
-    ]
-    silent = [rank for rank, text in said.items() if not text]
-    if silent and not reasons:
-        names = ", ".join(map(str, silent))
-        reasons = [f"process {names} of {count} does not answer: killed, or its machine or network is gone"]
-    what = "; ".join(reasons) or "the connection between the processes broke"
-    return f"{what}. The others stop too; --resume goes on from the last checkpoint"
-
-
-def _said(store: Any, rank: int) -> str:
-    return store.get(_key(rank)).decode() if store.check([_key(rank)]) else ""
-
-
-def _key(rank: int) -> str:
-    return f"energynets/stopped/{rank}"
