@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from energynets.metrics import TopScores
 from energynets.parallel.collectives import all_sum, first_says, gather_objects
 from energynets.parallel.shard import WHOLE, LabelShard, label_dimension, shard_labels
 from energynets.parallel.share import Share, share_of
-from energynets.parallel.whole import ShardedTensor
+from energynets.parallel.whole import ShardedTensor, spread
 
 
 class Mesh:
@@ -53,8 +54,18 @@ class Mesh:
 
     # ------------------------------------------------------------------------------------------------ the model
 
-    def place(self, model: Any, num_labels: int) -> None:
+    @property
+    def draws(self) -> bool:
+        """Whether this process makes the weights of a new model, or takes its own from the first of its shards."""
+        return self.label_index == 0
+
+    def place(self, model: Any, num_labels: int, *, drawn: bool = False) -> None:
         """Leave a model its shard of the labels.
+
+        Args:
+            model: with all labels.
+            num_labels: L.
+            drawn: only the processes that `draws` have its weights; those of the others are on the meta device.
 
         Raises:
             ConfigError: a model that cannot be spread so.
@@ -63,7 +74,8 @@ class Mesh:
             self._check_draws(model)
         if self.labels > 1:
             self.shard = LabelShard(num_labels, self.label_index, self.labels, self._labels)
-            shard_labels(model, self.shard)
+            taken = partial(spread, shard=self.shard) if drawn else None
+            shard_labels(model, self.shard, spread=taken)
 
     @staticmethod
     def _check_draws(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,9 @@ class LabelShard:
             yield
 
 
+Spread = Callable[[nn.Module, Mapping[str, int]], None]
+"""A model and the label dimension of each weight that has one -> nothing: weights are given or taken."""
+
 WHOLE = LabelShard(0)
 """All labels in one process."""
 
@@ -104,11 +107,17 @@ def label_dimension(parameter: Tensor) -> int | None:
     return getattr(parameter, "label_dimension", None)
 
 
-def shard_labels(model: nn.Module, shard: LabelShard) -> None:
+def shard_labels(model: nn.Module, shard: LabelShard, *, spread: Spread | None = None) -> None:
     """Leave a model that has its labels in chunks those of one shard: of U and u0, and of an energy's A.
 
     Its losses and its best labels then are those of all labels, summed and merged over the shards, and the gradients
     of all other weights are the same on every shard.
+
+    Args:
+        model: with all labels.
+        shard: which to leave.
+        spread: where only one process has the weights and the others' are on torch's meta device: what takes them
+            from it, before it lets go of the others' labels.
 
     Raises:
         ConfigError: a model that has not its labels in chunks.
@@ -121,8 +130,13 @@ def shard_labels(model: nn.Module, shard: LabelShard) -> None:
     energy = getattr(model, "energy", None)
     unary = model.unary if energy is None else energy.unary
     assert isinstance(unary, nn.Linear)
+    dimensions = {id(unary.weight): 0, id(unary.bias): 0, id(getattr(energy, "measure", None)): 1}
+    by_label = {name: dimensions[id(weight)] for name, weight in model.named_parameters() if id(weight) in dimensions}
     unary.shard, unary.out_features = shard, shard.stop - shard.start  # type: ignore[assignment]
-    for parameter, dimension in ((unary.weight, 0), (unary.bias, 0), (getattr(energy, "measure", None), 1)):
-        if parameter is not None:
-            parameter.data = parameter.data.narrow(dimension, shard.start, shard.stop - shard.start).clone()
-            parameter.label_dimension = dimension  # type: ignore[union-attr]
+    if spread is not None:
+        spread(model, by_label)
+    for name, weight in model.named_parameters():
+        if name in by_label:
+            if weight.shape[by_label[name]] == shard.labels:
+                weight.data = weight.data.narrow(by_label[name], shard.start, shard.stop - shard.start).clone()
+            weight.label_dimension = by_label[name]  # type: ignore[attr-defined]

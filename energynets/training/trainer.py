@@ -114,11 +114,14 @@ def _train(
         data = _prepare(experiment, run, data, progress)
         mesh.same("data", data.prepared.fingerprint.sha256)
         reset_peak_memory(device)
-        model = _build(experiment, data, progress) if model is None else model
+        built = model is None
+        if model is None:
+            with nullcontext() if mesh.draws else torch.device("meta"):
+                model = _build(experiment, data, progress, drawn=mesh.draws)
         # A baseline is fitted in one call, with nothing to save before its end: Ctrl-C stops it at once.
         network = isinstance(model, nn.Module)
         with deterministic(device), interruptible(progress.note) if network else nullcontext(Request()) as request:
-            return _Session(experiment, run, data, mesh, request, progress).train(model)
+            return _Session(experiment, run, data, mesh, request, progress).train(model, built=built)
 
 
 def _said_by_first(mesh: Mesh, run: RunFolder) -> RunResult:
@@ -126,8 +129,8 @@ def _said_by_first(mesh: Mesh, run: RunFolder) -> RunResult:
     return RunResult.from_dict(mesh.first_says(run.read_result().to_dict() if mesh.first else None))
 
 
-def _build(experiment: Experiment, data: BuiltData, progress: Progress) -> Any:
-    vectors = build_vectors(experiment, data.preparation, progress=progress)
+def _build(experiment: Experiment, data: BuiltData, progress: Progress, *, drawn: bool) -> Any:
+    vectors = build_vectors(experiment, data.preparation, progress=progress) if drawn else None
     return build_model(experiment, Sizes.of(prepared_documents(experiment, data)), vectors=vectors)
 
 
@@ -166,7 +169,7 @@ class _Session:
         if not len(self.dataset.splits.get("train", ())):
             raise DataError(f"data set {self.dataset.name!r} has no training documents")
 
-    def train(self, model: Any) -> RunResult:
+    def train(self, model: Any, *, built: bool) -> RunResult:
         if not self._has("validation"):
             self.progress.note(
                 "no validation documents: every stage runs all its epochs and keeps its last weights, and the "
@@ -177,7 +180,7 @@ class _Session:
             return self._finish(model, position, _count_parameters(model))
         parameters = _count_parameters(model)
         # Its own labels alone, before it goes to the device.
-        self.mesh.place(model, self.dataset.num_labels)
+        self.mesh.place(model, self.dataset.num_labels, drawn=built)
         model = model.to(self.device)
         position = self._fit_network(model)
         state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}

@@ -110,8 +110,9 @@ def test_the_run_is_that_of_one_process(
         assert_same_run(folder, tmp_path / "one", 1e-10)
 
 
-@pytest.mark.parametrize("model", [SPEN, HEAD], ids=["spen", "head"])
+@pytest.mark.parametrize("model", [LEARNED, ICNN, HEAD | {"features": KIM["features"]}], ids=["spen", "icnn", "head"])
 def test_in_float32(server: Server, tmp_path: Path, model: dict[str, Any]) -> None:
+    """Models as the configuration has them, drawn by one process."""
     for processes, shards in ((1, 1), (2, 2), (2, 1)):
         given = {"tree": tree(model, ADAM, shards=shards, cache="disk"), "double": False}
         server.succeed(processes, "training", folder=tmp_path / f"{processes}-{shards}", **given)
