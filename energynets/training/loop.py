@@ -394,6 +394,7 @@ class Loop:
             yield
         except _Stop:
             self._save(optimizer)
+            self.mesh.first_says(None)  # it is written: no process ends before
             raise Interrupted(stop_message(self.folder, self.request)) from None
 
 

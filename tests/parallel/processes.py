@@ -29,7 +29,7 @@ from energynets.config import Experiment
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.parallel import collectives
-from energynets.training import BuiltData, Sizes, build_model, train
+from energynets.training import BuiltData, Sizes, build_model, checkpoint, train
 from energynets.training.update import Update
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,7 @@ def training(
     data: dict[str, Any] | None = None,
     dies: tuple[int, int] | None = None,
     asked: tuple[int, int] | None = None,
+    slow_disk: bool = False,
     fails: int | None = None,
 ) -> Any:
     """Train in that folder.
@@ -107,17 +108,24 @@ def training(
     Args:
         dies: (rank, n): that process is killed in its n-th step, between two sums over processes.
         asked: (rank, n): that process gets a Ctrl-C there.
+        slow_disk: from then on writing takes long.
         fails: rank of a process that runs out of memory in its 7th.
     """
     experiment = Experiment.from_tree(tree)
     tokens = experiment.model.features.kind != "bag_of_words"
     built = token_data(**data or {}) if tokens else toy_data(**data or {})
     model = build_model(experiment, Sizes.of(built.prepared)).double() if double else None
-    clip, count = Update._clip, 0
+    clip, save, count = Update._clip, checkpoint.save_file, 0
+
+    def slow_save(*given: Any, **named: Any) -> None:
+        time.sleep(6)
+        save(*given, **named)
 
     def failing_clip(self: Update, *given: Any) -> Any:
         nonlocal count
         count += 1
+        if asked and slow_disk and asked[1] == count:
+            checkpoint.save_file = slow_save
         for what, number in ((dies, signal.SIGKILL), (asked, signal.SIGINT)):
             if what is not None and tuple(what) == (rank, count):
                 os.kill(os.getpid(), number)

@@ -31,7 +31,7 @@ def test_a_run_goes_on_with_other_processes(
 ) -> None:
     folder = tmp_path / "run"
     # In the second stage, by a signal to the last process alone.
-    stopped = {"folder": folder, "tree": run(before[1]), "asked": (before[0] - 1, 17)}
+    stopped = {"folder": folder, "tree": run(before[1]), "asked": (before[0] - 1, 17), "slow_disk": before == (2, 2)}
     endings = server.run(before[0], "training", **stopped)
     assert [ending.status for ending in endings] == [130] * before[0], endings[0].said
     said = "".join(ending.said for ending in endings)
