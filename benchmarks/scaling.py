@@ -31,7 +31,6 @@ from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import SPEN
 from energynets.features import BagOfWords
 from energynets.inference import MirrorDescent
-from energynets.inference.engine.streamed import working_numbers
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd
 from energynets.parallel import collectives
@@ -46,9 +45,15 @@ NUMBER = 4
 
 def memory(labels: int, shards: int, *, adam: bool = True, best: bool = False) -> int:
     """Bytes that one process holds of a step: weights, gradients, the optimiser's state, and what streaming takes."""
-    own = -(-labels // shards) * (FEATURES + 1 + MEASUREMENTS)
-    tensors = 2 + 2 * adam + best
-    return NUMBER * (tensors * own + working_numbers(STEPS, BATCH, MEASUREMENTS, min(CHUNK, -(-labels // shards))))
+    own = -(-labels // shards)
+    tensors, chunk = 2 + 2 * adam + best, min(CHUNK, own)
+    shared = (7 * STEPS + 1) * BATCH * MEASUREMENTS
+    return NUMBER * (tensors * own * (FEATURES + 1 + MEASUREMENTS) + shared + _of_a_label() * chunk)
+
+
+def _of_a_label() -> int:
+    """Numbers that a chunk has of each of its labels: phi, y_0, every z_t and dm_t A, and its column of A."""
+    return (2 * STEPS + 2) * BATCH + MEASUREMENTS
 
 
 def operations(labels: int, shards: int) -> int:
