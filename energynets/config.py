@@ -45,7 +45,7 @@ from energynets.config_models import (
     UnrollConfig,
     XMLCNNConfig,
 )
-from energynets.config_training import Group, GroupOptimizer, Optimizer, Stage, Training
+from energynets.config_training import Group, GroupOptimizer, Optimizer, Parallel, Stage, Training
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -77,6 +77,7 @@ __all__ = [
     "NeighboursModel",
     "Optimizer",
     "OutputConfig",
+    "Parallel",
     "Planted",
     "ProjectedGradientConfig",
     "SPENConfig",
@@ -162,6 +163,8 @@ class Experiment(Section):
             for key in ("label_chunk", "shortlist"):
                 if getattr(self.model, key) is not None:
                     self._last_loss_fits(f"model.{key}")
+        if self.training.parallel.labels > 1:
+            self._shards_fit()
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -199,6 +202,20 @@ class Experiment(Section):
                     f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
                 )
 
+    def _shards_fit(self) -> None:
+        """Labels are cut into shards where they come in chunks."""
+        model = self.model
+        if isinstance(model, EnergyModel) and model.label_chunk is None:
+            raise ValueError("training.parallel.labels: shards need chunks of labels: set model.label_chunk")
+        if isinstance(model, EnergyModel) and model.shortlist is not None:
+            raise ValueError("training.parallel.labels: shards do not go with model.shortlist: set it to null")
+        if isinstance(model, ClassifierModel) and not isinstance(model.output, ChunkedOutputConfig):
+            raise ValueError(
+                "training.parallel.labels: shards need chunks of labels: set model.output: {kind: chunked}"
+            )
+        if not isinstance(model, EnergyModel | ClassifierModel):
+            raise ValueError(f"training.parallel.labels: model.kind {model.kind} is fitted by one process: set it to 1")
+
     def _last_loss_fits(self, key: str) -> None:
         if self.objective.loss != "bce":
             raise ValueError(f"objective.loss: {key} goes with bce alone, got {self.objective.loss}")
@@ -225,8 +242,8 @@ class Experiment(Section):
 
     def hash(self) -> str:
         """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder,
-        compiler or labels at a time."""
-        how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile"}}
+        compiler, labels at a time or processes."""
+        how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

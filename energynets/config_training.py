@@ -73,6 +73,14 @@ class Stage(Section):
     )
 
 
+class Parallel(Section):
+    """How several processes, started with torchrun, share the work; one process has all of it."""
+
+    labels: Positive = Field(
+        default=1, description="shards of the labels; the number of processes over it is that of shares of a batch"
+    )
+
+
 class Training(Section):
     """The loop: batches, stages, what is watched and what is kept."""
 
@@ -95,6 +103,7 @@ class Training(Section):
         default=None, description="steps between checkpoints; always one at each epoch's end"
     )
     cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
+    parallel: Parallel = Field(default=Parallel(), description="processes that train together")
     compile: Literal["none", "engine", "graph"] = Field(
         default="none",
         description="engine: inference through torch.compile, for a GPU (on a CPU it is slower); "

@@ -38,6 +38,10 @@ class TrainingError(EnergyNetsError, ArithmeticError):
     """Training that must stop: a non-finite loss or gradient."""
 
 
+class ProcessLostError(TrainingError):
+    """Another process of the same training is gone, or has stopped."""
+
+
 class CheckpointError(EnergyNetsError, ValueError):
     """A checkpoint or run folder that is missing, truncated or written by something else."""
 

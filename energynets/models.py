@@ -28,6 +28,7 @@ from energynets.inference.engine import asked_for_general_path
 from energynets.inference.shortlist import ShortlistStream, check_shortlist
 from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
 from energynets.output import ChunkedLinear
+from energynets.parallel import WHOLE, LabelShard
 from energynets.top import TopLabels, top_labels
 
 
@@ -48,7 +49,7 @@ class _Model(nn.Module, ABC):
     def logits_in_chunks(self, inputs: BatchInputs) -> Iterator[Tensor]:
         """Logits (B, C) of labels 0 .. C - 1, of the next, and so on, where the model `streams`; or all (B, L).
 
-        Keeps no graph. Each may be overwritten once the next is asked for.
+        Of a shard of the labels, its own. Keeps no graph. Each may be overwritten once the next is asked for.
         """
 
     @abstractmethod
@@ -62,7 +63,13 @@ class _Model(nn.Module, ABC):
     @torch.no_grad()
     def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
         """The k best labels of each document (all L where k > L), in chunks where the model `streams`."""
-        return top_labels(self.logits_in_chunks(inputs), k)
+        return self.label_shard.top(top_labels(self.logits_in_chunks(inputs), k), k)
+
+    @property
+    def label_shard(self) -> LabelShard:
+        """Which labels this process has, where there are several."""
+        energy = getattr(self, "energy", None)
+        return getattr(getattr(self if energy is None else energy, "unary", None), "shard", WHOLE)
 
     def compute_features(self, inputs: BatchInputs) -> Tensor:
         """f (B, F)."""

@@ -104,12 +104,15 @@ def _run(application: typer.Typer, name: str, arguments: Sequence[str] | None, d
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as error:
+        if getattr(error, "told", False):
+            return 130
         return _say(str(error) or f"interrupted{_GOES_ON.get(given[0] if given else '', '')}", 130)
     except EnergyNetsError as error:
         if debug:
             traceback.print_exc()
-        ours = isinstance(error, TrainingError | InferenceError | NotWrittenError)
-        return _say(str(error), 1 if ours else 2)
+        status = 1 if isinstance(error, TrainingError | InferenceError | NotWrittenError) else 2
+        # Of several processes that stop for one reason, one says so.
+        return status if getattr(error, "told", False) else _say(str(error), status)
     except OSError as error:
         if debug:
             traceback.print_exc()

@@ -21,16 +21,22 @@ def train(
     """Train the model of a configuration, choose its threshold on validation, evaluate it on test.
 
     Example: energynets train configs/bibtex/spen.yaml --set seed=1 --folder runs/spen-seed1
+
+    Several processes: torchrun --nproc-per-node 2 -m energynets train CONFIG --set training.parallel.labels=2
     """
     from energynets.config import Experiment
 
     experiment = Experiment.load(config, overrides or [])
     from energynets.cli.progress import Display
+    from energynets.parallel.launch import is_first
     from energynets.training import train as run_training
 
     folder = folder or Path("runs") / experiment.name
-    with Display(experiment.training.monitor, quiet=quiet) as display:
+    first = is_first()  # under torchrun one process speaks for all
+    with Display(experiment.training.monitor, quiet=quiet or not first) as display:
         result = run_training(experiment, folder=folder, resume=resume, progress=display)
+    if not first:
+        return
     if as_json:
         print_json(result.to_dict())
         return

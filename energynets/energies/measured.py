@@ -12,6 +12,7 @@ from torch.nn import functional
 from energynets.energies.domain import Domain
 from energynets.energies.energy import Energy
 from energynets.errors import ShapeError
+from energynets.parallel import draws
 
 
 class MeasuredContext(NamedTuple):
@@ -115,8 +116,9 @@ class MeasuredEnergy(Energy):
             offset = functional.linear(features, self.condition_weight, self.offset)
         mask = None
         if self.training and self.dropout > 0:
-            keep = torch.full((len(features), self.num_measurements), 1 - self.dropout, device=features.device)
-            mask = (torch.bernoulli(keep) / (1 - self.dropout)).to(features.dtype)
+            size, own = draws.documents() or draws.Places(len(features), slice(None))
+            keep = torch.full((size, self.num_measurements), 1 - self.dropout, device=features.device)
+            mask = (torch.bernoulli(keep)[own] / (1 - self.dropout)).to(features.dtype)
         return offset, mask, self._head_context(features)
 
     def _head_context(self, features: Tensor) -> Any:

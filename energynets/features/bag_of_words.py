@@ -16,6 +16,7 @@ from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
 from energynets.features.dropout import dropout
 from energynets.features.network import FeatureNetwork, expect_table
+from energynets.parallel import draws
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "tanh": torch.tanh}
 # Above this share of non-zeros the dense product is faster, forwards and backwards (measured on CPU, H = 512).
@@ -80,7 +81,7 @@ class BagOfWords(FeatureNetwork):
             ShapeError: the table has another number of columns.
         """
         table = expect_table(self, inputs, self.num_inputs)
-        values = dropout(table.values, self.input_dropout, self.training)
+        values = dropout(table.values, self.input_dropout, self.training, draws.entries())
         table = SparseBatch(table.columns, values, table.offsets, table.num_columns)
         if self.first is None:
             return table.dense()

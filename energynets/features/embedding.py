@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from energynets.data.batches import TokenBatch
 from energynets.errors import ConfigError, ShapeError
 from energynets.features.dropout import dropout
+from energynets.parallel import draws
 
 PADDING = 0
 _DEFAULT_STD = 0.1
@@ -106,8 +107,12 @@ class WordEmbedding(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}, dropout={self.dropout}"
 
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self, words: Tensor, places: draws.Places | None = None) -> Tensor:
         """(U,) ascending distinct ids -> (U, D), dropped out in training.
+
+        Args:
+            words: of a batch, or of a share of one.
+            places: of these words among those of the whole batch.
 
         Raises:
             ShapeError: an id outside the vocabulary.
@@ -116,4 +121,4 @@ class WordEmbedding(nn.Module):
             worst = int(words[-1]) if int(words[0]) >= 0 else int(words[0])
             raise ShapeError(f"token id {worst} is outside the vocabulary of {self.weight.shape[0]} words")
         vectors_UD = F.embedding(words, self.weight, padding_idx=PADDING)
-        return dropout(vectors_UD, self.dropout, self.training)
+        return dropout(vectors_UD, self.dropout, self.training, places)

@@ -13,6 +13,7 @@ from energynets.features.dropout import dropout
 from energynets.features.embedding import WordEmbedding, pack
 from energynets.features.network import FeatureNetwork, expect_tokens
 from energynets.features.word_convolution import WordConvolution
+from energynets.parallel import draws
 
 
 class KimCNN(FeatureNetwork):
@@ -73,6 +74,7 @@ class KimCNN(FeatureNetwork):
             ConfigError: the input is not token sequences.
         """
         packed = pack(expect_tokens(self, inputs), shortest=self.widest)
-        vectors_UD = self.embedding(packed.words)
+        places = draws.among(packed.words, lambda whole: pack(expect_tokens(self, whole), shortest=self.widest).words)
+        vectors_UD = self.embedding(packed.words, places)
         features_BF = torch.cat([convolution(vectors_UD, packed)[:, 0] for convolution in self.convolutions], 1)
         return dropout(F.relu(features_BF), self.dropout, self.training)

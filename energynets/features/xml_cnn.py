@@ -17,6 +17,7 @@ from energynets.features.network import FeatureNetwork, expect_tokens
 from energynets.features.pooling import size_classes
 from energynets.features.position_convolution import PositionConvolution
 from energynets.features.word_convolution import WordConvolution
+from energynets.parallel import draws
 
 _AXES = ("words", "embedding")
 
@@ -117,13 +118,15 @@ class XMLCNN(FeatureNetwork):
 
     def _over_words(self, batch: TokenBatch) -> Tensor:
         packed = pack(batch, shortest=self.widest)
-        vectors_UD = self.embedding(packed.words)
+        places = draws.among(packed.words, lambda whole: pack(expect_tokens(self, whole), shortest=self.widest).words)
+        vectors_UD = self.embedding(packed.words, places)
         return torch.cat([convolution(vectors_UD, packed).flatten(1) for convolution in self.convolutions], 1)
 
     def _over_embedding(self, batch: TokenBatch) -> Tensor:
         """Padding adds zero to each sum over positions, so documents of like length go together, with little of it."""
         words, index_BS, lengths = distinct_words(batch, self.max_tokens)
-        vectors_UD = self.embedding(words)
+        places = draws.among(words, lambda whole: distinct_words(expect_tokens(self, whole), self.max_tokens)[0])
+        vectors_UD = self.embedding(words, places)
         groups = size_classes(lengths, smallest=32)
         parts = []
         for rows in groups:

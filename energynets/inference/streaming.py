@@ -17,6 +17,7 @@ from energynets.inference.engine.schedule import Number, base_factors, stacked
 from energynets.inference.engine.streamed import Inputs, StreamedBCE, StreamPlan, cut, descend, final_logits
 from energynets.inference.gradient import GradientMode, Unroll
 from energynets.inference.solver import Solver
+from energynets.parallel import WHOLE
 
 if TYPE_CHECKING:
     from energynets.data.batches import SparseBatch
@@ -44,7 +45,7 @@ class LabelStream:
         """Binary cross-entropy of z_T, summed over labels, averaged over documents: a differentiable scalar.
 
         Args:
-            targets: (B, L), sparse.
+            targets: (B, L), sparse; of a shard of the labels, its own.
 
         Raises:
             ShapeError: targets of another shape.
@@ -92,6 +93,7 @@ def energy_stream(
         [_value(factor) for factor in factors],
         solver.precision,
         keep_unary,
+        getattr(energy.unary, "shard", WHOLE),
     )
     inputs = Inputs(features, energy.unary.weight, energy.unary.bias, energy.measure, offset)
     if not learned:

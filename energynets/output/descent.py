@@ -41,7 +41,7 @@ class Deferred:
         self._gram.addmm_(slopes, slopes.T)
 
     def norm(self) -> Tensor:
-        """sqrt(|dU|^2 + |du0|^2), a scalar."""
+        """sqrt(|dU|^2 + |du0|^2), a scalar; of a shard of the labels, over its own."""
         features = self.over_chunks.features
         inner = torch.zeros_like(self._gram)
         if self.of_weight:

@@ -15,6 +15,7 @@ from energynets.errors import ConfigError, TrainingError
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
 from energynets.output.descent import Deferred
 from energynets.output.loss import ChunkedLoss
+from energynets.parallel import WHOLE, LabelShard
 
 
 class ChunkedLinear(nn.Linear):
@@ -47,6 +48,9 @@ class ChunkedLinear(nn.Linear):
         >>> labels = SparseBatch(torch.tensor([2, 7]), torch.ones(2), torch.tensor([0, 1, 2]), 10)
         >>> output.loss(torch.randn(2, 4), labels, "bce").backward()
     """
+
+    shard: LabelShard = WHOLE
+    """Which labels U and u0 are of; losses are of all."""
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class ChunkedLinear(nn.Linear):
         with torch.device("meta"):
             found = cls(output.in_features, output.out_features, bias=output.bias is not None, chunk=chunk)
         found.weight, found.bias = output.weight, output.bias
+        found.shard = getattr(output, "shard", WHOLE)
         return found
 
     def in_chunks(self, features: Tensor) -> Iterator[Tensor]:
@@ -108,7 +113,7 @@ class ChunkedLinear(nn.Linear):
 
         Args:
             features: f (B, F).
-            labels: sparse rows (B, L).
+            labels: sparse rows (B, L); of a shard of the labels, its own.
             loss: `bce` or `softmax`.
 
         Raises:
@@ -121,7 +126,7 @@ class ChunkedLinear(nn.Linear):
 
     def _over_chunks(self, features: Tensor, labels: SparseBatch, loss: str) -> ChunkedLoss:
         bias = None if self.bias is None else self.bias.detach()
-        settings: Any = {"chunk": self.chunk, "precision": self.precision}
+        settings: Any = {"chunk": self.chunk, "precision": self.precision, "shard": self.shard}
         return ChunkedLoss(features.detach(), self.weight.detach(), bias, labels, loss, **settings)
 
 
@@ -162,6 +167,9 @@ class _Loss(torch.autograd.Function):
                     place.copy_(found)
             if d_bias is not None:
                 torch.sum(chunk.values, 0, out=d_bias[chunk.labels]).mul_(mean)
+        total = output.shard.sum(total)
+        if d_features is not None:
+            d_features = output.shard.sum(d_features)
         ctx.gradients = [None if d_features is None else d_features.mul_(mean), d_weight, d_bias]
         ctx.pending = output.pending = pending
         return total.mul_(mean)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, ShapeError, nearest
 from energynets.inference.engine.products import Precision, mm, rounded
+from energynets.parallel import WHOLE, LabelShard
 
 CHUNKED_LOSSES = ("bce", "softmax")
 
@@ -53,6 +54,7 @@ class ChunkedLoss:
         loss: `bce` or `softmax`.
         chunk: C >= 1; the last one may be smaller.
         precision: of the factors of products.
+        shard: U, u0 and t are those of its labels, the loss is that of all.
 
     Raises:
         ConfigError: another loss.
@@ -69,6 +71,7 @@ class ChunkedLoss:
         *,
         chunk: int,
         precision: Precision = "float32",
+        shard: LabelShard = WHOLE,
     ) -> None:
         if loss not in CHUNKED_LOSSES:
             raise ConfigError(f"no loss {loss!r} in chunks of labels{nearest(loss, CHUNKED_LOSSES)}")
@@ -76,7 +79,7 @@ class ChunkedLoss:
         if expected != given:
             raise ShapeError(f"expected labels of shape {expected}, documents by labels, got {given}")
         self.features, self.weight, self.bias = features, weight, bias
-        self.loss, self.chunk, self.precision = loss, chunk, precision
+        self.loss, self.chunk, self.precision, self.shard = loss, chunk, precision, shard
         order = torch.argsort(labels.columns, stable=True)
         self._columns = labels.columns[order]
         self._rows = labels.row_indices()[order]
@@ -91,16 +94,17 @@ class ChunkedLoss:
         total = self.features.new_zeros(())
         for chunk in self._logits():
             self._add(chunk, total)
+        total = self.shard.sum(total)
         return total if self._normalisers is None else total + (self._shares * self._normalisers).sum()
 
     def slopes(self, total: Tensor | None = None) -> Iterator[Chunk]:
         """Every chunk with dz (B, C) as its values, in order: a chunk's logits are made when it is asked for.
 
         Args:
-            total: a scalar that the loss is added to in the same pass.
+            total: a scalar that the shard's part of the loss is added to in the same pass.
         """
         if total is not None and self._normalisers is not None:
-            total += (self._shares * self._normalisers).sum()
+            total += self.shard.once((self._shares * self._normalisers).sum())
         for chunk in self._logits():
             if total is not None:
                 self._add(chunk, total)
@@ -134,9 +138,10 @@ class ChunkedLoss:
 
     def _share_targets(self) -> None:
         zeros = self.features.new_zeros(len(self.features))
-        self._targets /= zeros.index_add(0, self._rows, self._targets).clamp(min=1)[self._rows]
-        self._shares = zeros.index_add(0, self._rows, self._targets)
+        counts = self.shard.sum(zeros.index_add(0, self._rows, self._targets))
+        self._targets /= counts.clamp(min=1)[self._rows]
+        self._shares = self.shard.sum(zeros.index_add(0, self._rows, self._targets))
         normalisers = torch.full_like(zeros, -torch.inf)
         for chunk in self._logits():
             normalisers = torch.logaddexp(normalisers, chunk.values.logsumexp(1))
-        self._normalisers = normalisers
+        self._normalisers = self.shard.stack(normalisers).logsumexp(0) if self.shard.count > 1 else normalisers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,7 +43,11 @@ class ChunkedSGD(torch.optim.Optimizer):
         pending, self.output.pending = self.output.pending, None
         if pending is not None and pending.slope is not None:
             group = self.param_groups[0]
-            pending.descend(float(group["lr"]), group["weight_decay"])
+            weight = self.output.weight
+            # bfloat16 rounds at random: a draw for each of its numbers, which no shard makes for the others.
+            draws = self.output.shard.own_draws if weight.dtype == torch.bfloat16 else nullcontext
+            with draws(weight.device):
+                pending.descend(float(group["lr"]), group["weight_decay"])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradient."""

@@ -10,18 +10,19 @@ import contextlib
 import errno
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from energynets.errors import CheckpointError, NotWrittenError
+from energynets.parallel.whole import take_part
 from energynets.training.files import TEMPORARY, write_atomically
+from energynets.training.tensors import save_file
 
 _HEADER = "energynets"
 _FORMAT = 1
@@ -31,18 +32,44 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and the rest as plain JSON values."""
+    """Tensors by name, those of several processes to be gathered, and the rest as plain JSON values."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Any]
     state: Mapping[str, Any]
 
-    def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names start with `prefix/`, without it."""
-        return {
-            name.removeprefix(prefix + "/"): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(prefix + "/")
-        }
+    def under(
+        self, prefix: str, part: Callable[[str, Tensor], tuple[slice, ...]] = lambda name, tensor: ()
+    ) -> dict[str, Tensor]:
+        """Copies of the tensors whose names start with `prefix/`, by their names without it.
+
+        Args:
+            prefix: of their names.
+            part: name without the prefix, tensor -> the index of what is wanted of it.
+        """
+        found = {}
+        for name in self.tensors:
+            if name.startswith(prefix + "/"):
+                tensor, short = self.tensors[name], name.removeprefix(prefix + "/")
+                found[short] = tensor[part(short, tensor)].clone()
+        return found
+
+
+class FileTensors(Mapping[str, Tensor]):
+    """The tensors of a file, each read when it is asked for: what is only cut from is not read whole."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.names = list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = self.file.get_tensor(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def write_file(path: Path, checkpoint: Checkpoint) -> None:
@@ -51,12 +78,10 @@ def write_file(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         NotWrittenError: it cannot be written (a full disk, say); what was there before still is.
     """
-    # Tensors that share memory (tied weights) are written once each: safetensors knows no aliases.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     header = {_HEADER: json.dumps({"format": _FORMAT, "state": checkpoint.state}, allow_nan=False, sort_keys=True)}
     try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
-    except (OSError, SafetensorError) as error:
+        write_atomically(path, lambda temporary: save_file(checkpoint.tensors, temporary, metadata=header))
+    except OSError as error:
         reason = "no space left on the device" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
         earlier = _earlier(path)
         kept = f"the checkpoint before it, {earlier.name}, is whole" if earlier else "there is no checkpoint before it"
@@ -72,10 +97,8 @@ def read_file(path: Path) -> Checkpoint:
         CheckpointError: missing, truncated, or not written by this package.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Cloned: what safetensors returns may still be backed by the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
+        file = safe_open(path, framework="pt")
+        metadata = file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except (OSError, SafetensorError) as error:
@@ -89,25 +112,34 @@ def read_file(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its header is not what energynets writes{_alternative(path)}") from None
     if version != _FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {version}, this version reads format {_FORMAT}")
-    return Checkpoint(tensors, state)
+    return Checkpoint(FileTensors(file), state)
 
 
 class CheckpointFolder:
-    """The numbered checkpoints of one run."""
+    """The numbered checkpoints of one run.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they are.
+        writes: false in a process that only takes part when another one writes.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
 
     def paths(self) -> list[Path]:
         """The checkpoints, oldest first."""
         return _numbered(self.folder)
 
-    def save(self, checkpoint: Checkpoint) -> Path:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Write the next checkpoint, then remove all but the newest two.
 
         Raises:
             CheckpointError: as `write_file`.
         """
+        if not self.writes:
+            take_part(checkpoint.tensors)
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         paths = self.paths()
         number = _number(paths[-1]) + 1 if paths else 1
@@ -115,7 +147,6 @@ class CheckpointFolder:
         write_file(path, checkpoint)
         for old in [*paths, path][:-KEPT]:
             old.unlink(missing_ok=True)
-        return path
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, or None where there is none; leftovers of a killed write are removed.
@@ -123,7 +154,8 @@ class CheckpointFolder:
         Raises:
             CheckpointError: it is damaged or foreign; the message names the one before it.
         """
-        self._sweep()
+        if self.writes:
+            self._sweep()
         paths = self.paths()
         return read_file(paths[-1]) if paths else None
 

@@ -16,6 +16,7 @@ from energynets.data.batches import Batch, batches, by_length, epoch_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.errors import CheckpointError, ConfigError, InferenceError, TrainingError
 from energynets.features import FeatureCache
+from energynets.parallel.mesh import Mesh
 from energynets.training.checkpoint import (
     Checkpoint,
     load_random_tensors,
@@ -65,6 +66,7 @@ class Loop:
         device: where the model is.
         request: stops the loop after the current batch when it comes true.
         progress: listener.
+        mesh: the processes that train together, in which the model has its place.
 
     Raises:
         ConfigError: `training.monitor` is no metric.
@@ -81,7 +83,9 @@ class Loop:
         device: torch.device,
         request: Request | None = None,
         progress: Progress | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
+        self.mesh = Mesh() if mesh is None else mesh
         self.model = model
         self.objective = objective
         self.experiment = experiment
@@ -89,7 +93,7 @@ class Loop:
         self.device = device
         self.request = Request() if request is None else request
         self.progress = progress or Progress()
-        self.validator = Validator(experiment, dataset, objective, device, self._scored)
+        self.validator = Validator(experiment, dataset, objective, device, self._scored, self.mesh)
         self.train = dataset.split("train")
         self.fingerprint = dataset.fingerprint.sha256
         self.batches = math.ceil(len(self.train) / experiment.training.batch_size)
@@ -120,7 +124,9 @@ class Loop:
         self.progress.stage(stage.name, at.stage + 1, len(self.experiment.stages), stage.epochs, self.batches)
         with contextlib.ExitStack() as stack:
             parameters = stack.enter_context(trained(view, stage.trains, stage.name))
-            optimizer = Optimizers(stage.optimizer, view, stage.trains, capturable=self._graphs)
+            optimizer = Optimizers(
+                stage.optimizer, view, stage.trains, capturable=self._graphs, deferred=self.mesh.data == 1
+            )
             stack.callback(optimizer.close)
             current = _Current(stage, view, parameters, optimizer)
             if "features" not in stage.trains:
@@ -216,6 +222,7 @@ class Loop:
             clip_norm=current.stage.optimizer.clip_norm,
             project=self.model.project,
             compiled_from=training.batch_size if training.compile == "engine" else None,
+            mesh=self.mesh,
         )
         if self._graphs:
             entries = most_entries(self.train, training.batch_size)
@@ -281,7 +288,8 @@ class Loop:
 
     def _scored(self, done: int, total: int) -> None:
         self.progress.scoring("validation", done, total)
-        self._stop_if_asked()
+        if self.mesh.size == 1:  # else all must stop at one place: after the next step
+            self._stop_if_asked()
 
     def _record(self, stage: Stage, metrics: dict[str, float], train_loss: float | None) -> None:
         self._tick()
@@ -304,9 +312,15 @@ class Loop:
         def get(documents: Documents, split: str) -> Tensor:
             return cache.get(documents, key=f"{self.fingerprint}-{split}", batch_size=size, device=self.device)
 
-        current.train_features = get(self.train, "train")
-        if self.validator.documents is not None:
-            current.validation_features = get(self.validator.documents, "validation")
+        def get_all() -> None:
+            current.train_features = get(self.train, "train")
+            if self.validator.documents is not None:
+                current.validation_features = get(self.validator.documents, "validation")
+
+        if storage == "memory":
+            get_all()
+        else:
+            self.mesh.first_then_others(get_all)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -319,8 +333,13 @@ class Loop:
         name = self.folder.checkpoints.paths()[-1].name
         if checkpoint.state.get("data") != self.fingerprint:
             raise CheckpointError(f"{name}: was trained on other data; the data files have changed since")
-        load_weights(self.model, checkpoint.under("model"), name)
-        best = checkpoint.under("best")
+        weights = dict(self.model.named_parameters())
+
+        def part(name: str, tensor: Tensor) -> tuple[slice, ...]:
+            return self.mesh.own(weights.get(name))
+
+        load_weights(self.model, checkpoint.under("model", part), name)
+        best = checkpoint.under("best", part)
         self.best = {key: tensor.to(self.device) for key, tensor in best.items()} if best else None
         self.position = Position(**checkpoint.state["position"])
         self._resumed = checkpoint
@@ -334,17 +353,25 @@ class Loop:
         """The optimiser of a stage that a checkpoint was taken in."""
         checkpoint, self._resumed = self._resumed, None
         if checkpoint is not None:
-            optimizer.load_tensors(checkpoint.under("optimizer"))
+
+            def part(key: str, tensor: Tensor) -> tuple[slice, ...]:
+                weight = optimizer.weight(key)
+                return self.mesh.own(weight if tensor.ndim == weight.ndim else None)
+
+            optimizer.load_tensors(checkpoint.under("optimizer", part))
             # Caching features may have drawn random numbers that the uninterrupted run drew before this moment.
             load_random_tensors(checkpoint.under("random"), self.device)
 
     def _save(self, optimizer: Optimizers | None) -> None:
         self._tick()
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in (self.best or {}).items()}
+        weights, whole = dict(self.model.named_parameters()), self.mesh.whole
+        tensors: dict[str, Any] = {}
+        for prefix, state_dict in (("model", self.model.state_dict()), ("best", self.best or {})):
+            tensors |= {f"{prefix}/{name}": whole(tensor, weights.get(name)) for name, tensor in state_dict.items()}
         tensors |= {f"random/{name}": tensor for name, tensor in random_tensors(self.device).items()}
         if optimizer is not None:
-            tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}
+            own = optimizer.tensors()
+            tensors |= {f"optimizer/{key}": whole(tensor, optimizer.weight(key)) for key, tensor in own.items()}
         state = {"position": self.position.to_dict(), "data": self.fingerprint}
         self.folder.checkpoints.save(Checkpoint(tensors, state))
 
@@ -361,7 +388,7 @@ class Loop:
         at.peak_host_memory = max(at.peak_host_memory, peak_host_memory())
 
     def _stop_if_asked(self) -> None:
-        if self.request:
+        if self.mesh.any(bool(self.request)):
             raise _Stop
 
     @contextlib.contextmanager
@@ -370,6 +397,7 @@ class Loop:
             yield
         except _Stop:
             self._save(optimizer)
+            self.mesh.first_says(None)  # it is written: no process ends before
             raise Interrupted(stop_message(self.folder, self.request)) from None
 
 

@@ -22,14 +22,22 @@ from energynets.errors import ConfigError
 _CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, own: int | None = None) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device.
+
+    Args:
+        name: one of these.
+        own: number of the CUDA device that is this process's, where several processes have one each.
 
     Raises:
         ConfigError: not one of these, or CUDA asked for where there is none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if own is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"device: {name!r} is one device, and several processes have one each: use cuda")
+        name = f"cuda:{own}"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")

@@ -43,28 +43,37 @@ def build_optimizer(
 class Optimizers:
     """The optimisers of a stage: one for all groups without settings of their own, one for each group with.
 
-    A `ChunkedLinear` output on SGD without momentum gets `ChunkedSGD`, until `close()`.
+    A `ChunkedLinear` output on SGD without momentum gets `ChunkedSGD`, until `close()`, where that may be `deferred`.
 
     Args:
         settings: of the stage.
         model: as the stage sees it; what it trains requires gradients.
         trains: names of groups.
         capturable: as of `build_optimizer`.
+        deferred: false where gradients must be there to be summed over documents of other processes.
     """
 
-    def __init__(self, settings: Optimizer, model: Any, trains: Sequence[str], *, capturable: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Optimizer,
+        model: Any,
+        trains: Sequence[str],
+        *,
+        capturable: bool = False,
+        deferred: bool = True,
+    ) -> None:
         output = getattr(model, "unary", None)
         output = output if isinstance(output, ChunkedLinear) else None
         shared: list[nn.Parameter] = []
         seen: set[int] = set()  # tied weights are trained by the first group that has them
         own: list[tuple[Optimizer, list[nn.Parameter]]] = []
-        deferred: Optimizer | None = None
+        of_output: Optimizer | None = None
         groups: Mapping[str, Sequence[nn.Parameter]] = model.parameter_groups()
         for name in trains:
             parameters = [weight for weight in groups[name] if weight.requires_grad and id(weight) not in seen]
             seen |= {id(weight) for weight in parameters}
-            if name == "unary" and output is not None and settings.of(name).plain_sgd:
-                deferred = settings.of(name)
+            if name == "unary" and output is not None and deferred and settings.of(name).plain_sgd:
+                of_output = settings.of(name)
             elif getattr(settings, name, None) is None:
                 shared += parameters
             elif parameters:
@@ -73,9 +82,12 @@ class Optimizers:
         kinds = [(settings, shared), *own] if shared else own
         self._parts = [(build_optimizer(of, some, capturable=capturable), of.learning_rate) for of, some in kinds]
         self._deferred: ChunkedSGD | None = None
-        if deferred is not None and output is not None:
-            self._deferred = ChunkedSGD(output, deferred.learning_rate, deferred.weight_decay)
-            self._parts.append((self._deferred, deferred.learning_rate))
+        if of_output is not None and output is not None:
+            self._deferred = ChunkedSGD(output, of_output.learning_rate, of_output.weight_decay)
+            self._parts.append((self._deferred, of_output.learning_rate))
+
+        held = [group for optimizer, _ in self._parts for group in optimizer.param_groups]
+        self._weights: list[Tensor] = [weight for group in held for weight in group["params"]]
 
     @property
     def output(self) -> ChunkedLinear | None:
@@ -96,6 +108,10 @@ class Optimizers:
         """As of torch's."""
         for optimizer, _ in self._parts:
             optimizer.step()
+
+    def weight(self, key: str) -> Tensor:
+        """What the state of this key (as `tensors` names it) belongs to."""
+        return self._weights[int(key.partition("/")[0])]
 
     def tensors(self) -> dict[str, Tensor]:
         """Their state by `number of the parameter/name`, parameters counted through."""

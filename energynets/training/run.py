@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energynets.errors import CheckpointError, ConfigError, NotWrittenError
-from energynets.training.checkpoint import CheckpointFolder
+from energynets.parallel.whole import take_part
+from energynets.training.checkpoint import Checkpoint, CheckpointFolder, write_file
 from energynets.training.files import TEMPORARY, write_json, write_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from energynets.data.prepare import Preparation
 
 # What may differ between a run and its resumption.
-_FREE = ("name", "device", "data.root")
+_FREE = ("name", "device", "data.root", "training.parallel.labels")
 
 
 @dataclass(frozen=True)
@@ -103,17 +104,23 @@ class RunResult:
 
 
 class RunFolder:
-    """Paths and files of one run."""
+    """Paths and files of one run.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they are.
+        writes: false in all but one of several processes: nothing is then created, changed or removed.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = Path(folder)
+        self.writes = writes
         self.config = self.folder / "config.yaml"
         self.environment = self.folder / "environment.json"
         self.metrics = self.folder / "metrics.jsonl"
         self.result = self.folder / "result.json"
         self.preparation = self.folder / "preparation"
         self.label_names = self.folder / "preparation" / "label_names.json"
-        self.checkpoints = CheckpointFolder(self.folder / "checkpoints")
+        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", writes=writes)
         self.model = self.checkpoints.folder / "model.safetensors"
         self.baseline = self.checkpoints.folder / "baseline"
         self.cache = self.folder / "cache"
@@ -128,6 +135,9 @@ class RunFolder:
             ConfigError: the folder has something in it and `resume` is false; another process trains in it; or it
                 belongs to other settings, which are listed.
         """
+        if not self.writes:
+            yield
+            return
         occupied = self.folder.is_dir() and any(self.folder.iterdir())
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"{self.folder}: a run needs a folder, but this is a file")
@@ -179,11 +189,14 @@ class RunFolder:
 
     def save_environment(self, environment: Mapping[str, Any]) -> None:
         """environment.json, unless an earlier session of this run wrote it."""
-        if not self.environment.exists():
+        if self.writes and not self.environment.exists():
             write_json(self.environment, environment)
 
     def save_preparation(self, preparation: Preparation, label_names: tuple[str, ...] | None) -> None:
         """What turns raw inputs into the model's, whole or not at all."""
+
+        if not self.writes:
+            return
 
         def save(folder: Path) -> None:
             preparation.save(folder)
@@ -197,6 +210,8 @@ class RunFolder:
         Raises:
             NotWrittenError: it cannot be written.
         """
+        if not self.writes:
+            return 0
         text = json.dumps(plain(line), allow_nan=False) + "\n"
         try:
             with self.metrics.open("ab") as file:
@@ -211,12 +226,25 @@ class RunFolder:
 
     def truncate_metrics(self, size: int) -> bool:
         """Cut metrics.jsonl to what a checkpoint knew; false where it is already shorter."""
+        if not self.writes:
+            return True
         if not self.metrics.exists():
             return size == 0
         if self.metrics.stat().st_size < size:
             return False
         os.truncate(self.metrics, size)
         return True
+
+    def save_model(self, checkpoint: Checkpoint) -> None:
+        """The trained weights.
+
+        Raises:
+            NotWrittenError: they cannot be written.
+        """
+        if self.writes:
+            write_file(self.model, checkpoint)
+        else:
+            take_part(checkpoint.tensors)
 
     def finish(self, result: RunResult) -> None:
         """Write result.json, then drop what only resuming needed."""

@@ -34,6 +34,7 @@ def score(
     batch_size: int = 256,
     device: torch.device | str | None = None,
     loss: str = "bce",
+    rows: np.ndarray | None = None,
     features: Tensor | None = None,
     on_batch: OnBatch | None = None,
     on_inference: OnInference | None = None,
@@ -48,6 +49,7 @@ def score(
         batch_size: B.
         device: where to compute; None is where the model's weights are.
         loss: "softmax" makes probabilities over labels, any other one for each label.
+        rows: only these documents, in this order; N is then their number.
         features: (N, F) cached features of the documents, instead of their inputs.
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch, where the model is an energy network; not where
@@ -66,6 +68,10 @@ def score(
         return _score_baseline(model, documents, k, on_batch, seconds)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     streamed: Any = model if getattr(model, "streams", False) else None
+    count = len(documents) if rows is None else len(rows)
+    if not count:
+        nothing = np.zeros((0, k))
+        return TopScores(nothing, nothing, documents.num_labels)
     training = model.training
     model.eval()
     # Batches are written where they belong: stacking them afterwards would hold everything twice.
@@ -74,7 +80,7 @@ def score(
     num_labels, done = documents.num_labels, 0
     try:
         with torch.no_grad():
-            for batch in batches(documents, batch_size, features=features):
+            for batch in batches(documents, batch_size, order=rows, features=features):
                 began = time.perf_counter()
                 inputs = batch.inputs.to(device)
                 if streamed is not None:
@@ -108,7 +114,7 @@ def score(
                 found_values_NK[here] = np.minimum.accumulate(values, axis=1)
                 done += len(batch)
                 if on_batch is not None:
-                    on_batch(done, len(documents))
+                    on_batch(done, count)
     finally:
         model.train(training)
     return TopScores(found_NK, found_values_NK, num_labels, recall_N)

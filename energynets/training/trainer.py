@@ -19,6 +19,8 @@ from energynets.data.prepare import Preparation
 from energynets.errors import DataError
 from energynets.metrics import TopScores, truncated
 from energynets.objectives import OBJECTIVES
+from energynets.parallel.launch import launched
+from energynets.parallel.mesh import Mesh
 from energynets.training.build import (
     BuiltData,
     Sizes,
@@ -28,7 +30,7 @@ from energynets.training.build import (
     kind_label,
     prepared_documents,
 )
-from energynets.training.checkpoint import Checkpoint, write_file
+from energynets.training.checkpoint import Checkpoint
 from energynets.training.evaluate import FIXED_THRESHOLD, Measures, check_monitor
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, stop_message
@@ -38,7 +40,6 @@ from energynets.training.machine import (
     package_version,
     peak_host_memory,
     reset_peak_memory,
-    resolve_device,
 )
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder, RunResult, save_folder
@@ -64,6 +65,9 @@ def train(
 ) -> RunResult:
     """Train an experiment, choose its threshold on validation, evaluate it, and write it all to a run folder.
 
+    Started by torchrun, or in a process group of torch's, all its processes train one model together: the result is
+    that of one process, and one of them writes and shows it.
+
     Args:
         experiment: what to do.
         folder: the run's own folder; None is `runs/<name>`.
@@ -83,27 +87,51 @@ def train(
         TrainingError: a loss or gradient that is not finite.
         CheckpointError: a damaged checkpoint, or one that cannot be written.
         Interrupted: asked to stop (Ctrl-C, SIGTERM); what was done is saved.
+        ProcessLostError: another process of the training is gone; what was done up to the last checkpoint is saved.
     """
     progress = progress or Progress()
     check_monitor(experiment.training.monitor, experiment.evaluation.ks)
-    device = resolve_device(experiment.device)
-    run = RunFolder(Path("runs") / experiment.name if folder is None else Path(folder))
+    with launched(experiment) as mesh:
+        progress = progress if mesh.first else Progress()
+        return _train(experiment, mesh, folder, resume, progress, data, model)
+
+
+def _train(
+    experiment: Experiment,
+    mesh: Mesh,
+    folder: str | Path | None,
+    resume: bool,
+    progress: Progress,
+    data: BuiltData | None,
+    model: Any,
+) -> RunResult:
+    device = mesh.device
+    run = RunFolder(Path("runs") / experiment.name if folder is None else Path(folder), writes=mesh.first)
     with run.opened(experiment, resume=resume):
-        if run.result.exists():
+        if mesh.first_says(run.result.exists()):
             progress.note(f"{run.folder}: already finished")
-            return run.read_result()
-        run.save_environment(environment(device))
+            return _said_by_first(mesh, run)
+        run.save_environment(environment(device) | {"processes": mesh.size, "label_shards": mesh.labels})
         data = _prepare(experiment, run, data, progress)
+        mesh.same("data", data.prepared.fingerprint.sha256)
         reset_peak_memory(device)
-        model = _build(experiment, data, progress) if model is None else model
+        built = model is None
+        if model is None:
+            with nullcontext() if mesh.draws else torch.device("meta"):
+                model = _build(experiment, data, progress, drawn=mesh.draws)
         # A baseline is fitted in one call, with nothing to save before its end: Ctrl-C stops it at once.
         network = isinstance(model, nn.Module)
         with deterministic(device), interruptible(progress.note) if network else nullcontext(Request()) as request:
-            return _Session(experiment, run, data, device, request, progress).train(model)
+            return _Session(experiment, run, data, mesh, request, progress).train(model, built=built)
 
 
-def _build(experiment: Experiment, data: BuiltData, progress: Progress) -> Any:
-    vectors = build_vectors(experiment, data.preparation, progress=progress)
+def _said_by_first(mesh: Mesh, run: RunFolder) -> RunResult:
+    """The finished run's row, which other machines' processes may have no file of."""
+    return RunResult.from_dict(mesh.first_says(run.read_result().to_dict() if mesh.first else None))
+
+
+def _build(experiment: Experiment, data: BuiltData, progress: Progress, *, drawn: bool) -> Any:
+    vectors = build_vectors(experiment, data.preparation, progress=progress) if drawn else None
     return build_model(experiment, Sizes.of(prepared_documents(experiment, data)), vectors=vectors)
 
 
@@ -120,14 +148,14 @@ def _prepare(experiment: Experiment, run: RunFolder, data: BuiltData | None, pro
 
 
 class _Session:
-    """One process's work on one run."""
+    """One process's work on one run, which it may share with others."""
 
     def __init__(
         self,
         experiment: Experiment,
         run: RunFolder,
         data: BuiltData,
-        device: torch.device,
+        mesh: Mesh,
         request: Request,
         progress: Progress,
     ) -> None:
@@ -135,26 +163,30 @@ class _Session:
         self.run = run
         self.data = data
         self.dataset: MultiLabelDataset = prepared_documents(experiment, data)
-        self.device = device
+        self.mesh, self.device = mesh, mesh.device
         self.request = request
         self.progress = progress
         self.measures = Measures.of(experiment.evaluation, self.dataset)
         if not len(self.dataset.splits.get("train", ())):
             raise DataError(f"data set {self.dataset.name!r} has no training documents")
 
-    def train(self, model: Any) -> RunResult:
+    def train(self, model: Any, *, built: bool) -> RunResult:
         if not self._has("validation"):
             self.progress.note(
                 "no validation documents: every stage runs all its epochs and keeps its last weights, and the "
                 f"threshold is {FIXED_THRESHOLD}"
             )
         if not isinstance(model, nn.Module):
-            return self._finish(model, self._fit_baseline(model))
+            position = self._fit_baseline(model)
+            return self._finish(model, position, _count_parameters(model))
+        parameters = _count_parameters(model)
+        # Its own labels alone, before it goes to the device.
+        self.mesh.place(model, self.dataset.num_labels, drawn=built)
         model = model.to(self.device)
         position = self._fit_network(model)
         state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}
-        write_file(self.run.model, Checkpoint(model.state_dict(), state))
-        return self._finish(model, position)
+        self.run.save_model(Checkpoint(self.mesh.weights(model), state))
+        return self._finish(model, position, parameters)
 
     def _fit_network(self, model: nn.Module) -> Position:
         settings = self.experiment.objective
@@ -168,7 +200,9 @@ class _Session:
             device=self.device,
             request=self.request,
             progress=self.progress,
+            mesh=self.mesh,
         )
+        self.mesh.first_says(None)  # which has swept up what a killed process left
         checkpoint = self.run.checkpoints.latest()
         if checkpoint is None:
             self.run.truncate_metrics(0)
@@ -187,25 +221,30 @@ class _Session:
 
     # ------------------------------------------------------------------------------------------------ the result
 
-    def _finish(self, model: Any, position: Position) -> RunResult:
+    def _finish(self, model: Any, position: Position, parameters: int) -> RunResult:
         """Threshold from validation, metrics of validation and test, the row."""
         threshold, rule = FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}"
         metrics: dict[str, dict[str, float]] = {}
         seconds: list[float] = []
         if self._has("validation"):
             validation, scores = self._score(model, "validation", seconds)
-            threshold = self.measures.threshold(scores, validation.labels)
+            if scores is not None:
+                threshold = self.measures.threshold(scores, validation.labels)
+                metrics["validation"] = self.measures.metrics(scores, validation.labels, threshold)
             rule = f"{self.measures.rule} on validation"
-            metrics["validation"] = self.measures.metrics(scores, validation.labels, threshold)
         if self._has("test"):
             seconds.clear()
             test, scores = self._score(model, "test", seconds)
-            metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
-            if cut := truncated(scores, threshold):
+            if scores is not None:
+                metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
+            if scores is not None and (cut := truncated(scores, threshold)):
                 self.progress.note(
                     f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
                     "each: raise evaluation.top"
                 )
+        trace = self._trace(model)
+        if not self.mesh.first:
+            return _said_by_first(self.mesh, self.run)
         examples = position.examples / position.step_seconds if position.step_seconds else 0.0
         result = RunResult(
             name=self.experiment.name,
@@ -220,25 +259,27 @@ class _Session:
             peak_memory_bytes=position.peak_memory or peak_host_memory(),
             peak_host_memory_bytes=max(position.peak_host_memory, peak_host_memory()),
             inference_ms_per_document=median_milliseconds(seconds),
-            parameters=_count_parameters(model),
+            parameters=parameters,
             stages=position.stages,
             version=package_version(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             preparation={**self.data.raw.documents.notes, **self.data.preparation.report()},
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
-            trace=self._trace(model),
+            trace=trace,
             padded_share=self._padded_share(model),
         )
         self.run.finish(result)
-        return self.run.read_result()
+        return _said_by_first(self.mesh, self.run)
 
     def _has(self, split: str) -> bool:
         return len(self.dataset.splits.get(split, ())) > 0
 
-    def _score(self, model: Any, split: str, seconds: list[float]) -> tuple[Documents, TopScores]:
+    def _score(self, model: Any, split: str, seconds: list[float]) -> tuple[Documents, TopScores | None]:
+        """Documents of a split, and on the first process their scores."""
+
         def scored(done: int, total: int) -> None:
             self.progress.scoring(split, done, total)
-            if self.request:
+            if self.request and self.mesh.size == 1:
                 # The last checkpoint of training is still there: nothing needs to be saved.
                 raise Interrupted(stop_message(self.run, self.request))
 
@@ -250,10 +291,11 @@ class _Session:
             batch_size=self.experiment.evaluation.batch_size,
             device=self.device,
             loss=self.experiment.objective.loss,
+            rows=self.mesh.rows(len(documents), self.experiment.evaluation.batch_size),
             on_batch=scored,
             seconds=seconds,
         )
-        return documents, scores
+        return documents, self.mesh.collect(scores)
 
     def _padded_share(self, model: Any) -> float | None:
         """Of the batches of the first epoch."""
@@ -271,6 +313,8 @@ class _Session:
         Not of a model that has no logits of all labels at once: a trace takes a dozen tensors of that size.
         """
         if not isinstance(model, nn.Module) or not hasattr(model, "infer") or getattr(model, "streams", False):
+            return None
+        if self.mesh.labels > 1:  # E(y) is of all labels at once
             return None
         split = next((name for name in ("validation", "test", "train") if self._has(name)), "train")
         rows = self.dataset.splits[split][:TRACED]

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from energynets.data.batches import Batch
 from energynets.inference import compiled_engine
 from energynets.output import ChunkedLinear
+from energynets.parallel import label_dimension
+from energynets.parallel.draws import cut_from
+from energynets.parallel.mesh import Mesh
 from energynets.training.optimizers import Optimizers
 
 Objective = Callable[[Any, Batch], Tensor]
@@ -31,6 +34,7 @@ class Update:
         optimizer: over them; with `output`, where a layer's gradient is never held.
         clip_norm: largest gradient norm, or None.
         project: brings weights back into their sets after a step.
+        mesh: the processes that share the step; one alone by default.
         compiled_from: batches of as many documents compile the engine; None never does. An epoch's last batch is
             smaller, and another graph for it alone would cost more than it saves.
     """
@@ -45,6 +49,7 @@ class Update:
         clip_norm: float | None = None,
         project: Callable[[], None] = lambda: None,
         compiled_from: int | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -53,6 +58,7 @@ class Update:
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.project = project
         self.compiled_from = compiled_from
+        self.mesh = Mesh() if mesh is None else mesh
 
     def gradients(self, batch: Batch) -> Tensor:
         """Gradients of the batch's loss, clipped; the loss and their norm before that, (2,), on the device.
@@ -61,22 +67,36 @@ class Update:
             NothingToTrainError: the loss depends on none of the parameters.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        with compiled_engine(self.compiled_from is not None and len(batch) >= self.compiled_from):
-            loss = self.objective(self.model, batch)
+        share = self.mesh.share(batch)
+        compiled = self.compiled_from is not None and len(batch) >= self.compiled_from
+        with compiled_engine(compiled), cut_from(share.cut):
+            loss = self.objective(self.model, share.batch)
         if not loss.requires_grad:
             raise NothingToTrainError("the loss does not depend on what it trains")
+        if share.weight != 1:
+            loss = loss * share.weight
         loss.backward()
+        loss = self.mesh.sum_documents(loss.detach(), self.parameters)
         norm = self._clip(getattr(self.optimizer, "output", None))
-        return torch.stack([loss.detach().float(), norm.float()])
+        return torch.stack([loss.double(), norm.double()])
 
     def _clip(self, output: ChunkedLinear | None) -> Tensor:
         """The norm of all gradients before they are clipped, one that is not held included."""
-        if output is None or output.pending is None or output.pending.slope is None:
+        pending = None if output is None or output.pending is None or output.pending.slope is None else output.pending
+        if pending is None and self.mesh.labels == 1:
             return torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.hypot(torch.nn.utils.get_total_norm(gradients), output.pending.norm())
+        held = [(parameter.grad, label_dimension(parameter)) for parameter in self.parameters]
+        everywhere = torch.nn.utils.get_total_norm([g for g, cut in held if g is not None and cut is None])
+        by_label = torch.nn.utils.get_total_norm([g for g, cut in held if g is not None and cut is not None])
+        if pending is not None:
+            by_label = torch.hypot(by_label, pending.norm())
+        if self.mesh.labels > 1:
+            by_label = self.mesh.shard.sum(by_label.double().square()).sqrt().to(by_label.dtype)
+        norm = torch.hypot(everywhere, by_label)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
-        output.pending.slope *= (self.clip_norm / (norm + 1e-6)).clamp(max=1)  # as torch clips
+        if pending is not None:
+            assert pending.slope is not None
+            pending.slope *= (self.clip_norm / (norm + 1e-6)).clamp(max=1)  # as torch clips
         return norm
 
     def apply(self) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from energynets.data.batches import Batch, batches
 from energynets.data.dataset import MultiLabelDataset
+from energynets.parallel.mesh import Mesh
+from energynets.parallel.share import labels_of
 from energynets.training.evaluate import Measures, check_monitor, smaller_is_better
 from energynets.training.score import OnBatch, score
 
@@ -26,6 +28,7 @@ class Validator:
         objective: what `loss` is.
         device: where models are.
         on_batch: called with (documents done, N).
+        mesh: the processes that share the documents; all of them get the same metrics.
 
     Raises:
         ConfigError: `training.monitor` is no metric.
@@ -38,6 +41,7 @@ class Validator:
         objective: Callable[[Any, Batch], Tensor],
         device: torch.device,
         on_batch: OnBatch,
+        mesh: Mesh | None = None,
     ) -> None:
         self.measures = Measures.of(experiment.evaluation, dataset)
         self.monitor = experiment.training.monitor
@@ -46,6 +50,7 @@ class Validator:
         self.objective = objective
         self.device = device
         self.on_batch = on_batch
+        self.mesh = Mesh() if mesh is None else mesh
         self.batch_size = experiment.evaluation.batch_size
         self.loss = experiment.objective.loss
 
@@ -61,18 +66,23 @@ class Validator:
         """
         documents = self.documents
         assert documents is not None
-        scores = score(
+        own = score(
             model,
             documents,
             k=self.measures.top,
             batch_size=self.batch_size,
             device=self.device,
             loss=self.loss,
+            rows=self.mesh.rows(len(documents), self.batch_size),
             features=features,
             on_batch=self.on_batch,
         )
-        threshold = self.measures.threshold(scores, documents.labels)
-        metrics = self.measures.metrics(scores, documents.labels, threshold)
+        scores = self.mesh.collect(own)
+        metrics: dict[str, float] = {}
+        if scores is not None:
+            threshold = self.measures.threshold(scores, documents.labels)
+            metrics = self.measures.metrics(scores, documents.labels, threshold)
+        metrics = self.mesh.first_says(metrics)
         if self.monitor == "loss":
             metrics["loss"] = self._mean_loss(model, features)
         return metrics
@@ -84,10 +94,14 @@ class Validator:
     def _mean_loss(self, model: Any, features: Tensor | None) -> float:
         assert self.documents is not None
         model.eval()
+        rows = self.mesh.rows(len(self.documents), self.batch_size)
+        count = len(self.documents) if rows is None else len(rows)
         total, done = 0.0, 0
         with torch.no_grad():
-            for batch in batches(self.documents, self.batch_size, features=features):
-                total += float(self.objective(model, batch.to(self.device))) * len(batch)
+            for batch in batches(self.documents, self.batch_size, order=rows, features=features):
+                labels = labels_of(batch.labels, self.mesh.shard)
+                own = Batch(batch.inputs, labels, batch.rows).to(self.device)
+                total += float(self.objective(model, own)) * len(batch)
                 done += len(batch)
-                self.on_batch(done, len(self.documents))
-        return total / done
+                self.on_batch(done, count)
+        return self.mesh.sum_number(total) / len(self.documents)

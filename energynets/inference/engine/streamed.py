@@ -19,6 +19,9 @@ size (B, L) then. Besides the weights and their gradients it holds, whatever L i
 
 Each pass
 reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either product.
+
+Where each of several processes has a shard of the labels, these sums over labels are sums over the shards too: 2 T
+of B x K numbers a step and one of B x F, whatever L is. All else is computed alike by every shard.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from torch.nn import functional
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
+from energynets.parallel import WHOLE, LabelShard
 
 if TYPE_CHECKING:
     from energynets.data.batches import SparseBatch
@@ -116,6 +120,7 @@ class StreamPlan:
         factors: c_0 .. c_T.
         precision: of the products with A.
         keep_unary: phi is computed once and kept.
+        shard: which labels the chunks are of.
     """
 
     chunk: int
@@ -127,6 +132,7 @@ class StreamPlan:
     factors: Sequence[float]
     precision: Precision
     keep_unary: bool = False
+    shard: LabelShard = WHOLE
 
     def given(self, inputs: Inputs) -> Inputs:
         """What the passes read."""
@@ -138,7 +144,7 @@ class StreamPlan:
         return len(self.step_sizes)
 
     def chunks(self, inputs: Inputs) -> Iterator[Chunk]:
-        """All labels, C at a time."""
+        """All labels of the shard, C at a time."""
         return in_chunks(inputs, self.chunk, self.precision)
 
     def logits(self, chunk: Chunk, step: int, coordinates: Tensor) -> Tensor:
@@ -168,7 +174,7 @@ def descend(plan: StreamPlan, inputs: Inputs, weights: tuple[Tensor, ...]) -> St
         for chunk in plan.chunks(inputs):
             y = plan.logits(chunk, step, coordinates).sigmoid_()
             m = addmm(m, y, chunk.rows.T, out=m)
-        m = plan.masked(torch.add(m, inputs.offset, out=states[step]))
+        m = plan.masked(torch.add(plan.shard.sum(m), inputs.offset, out=states[step]))
         update = plan.masked(slope.forward(m, -size, torch.empty_like(n)))
         velocity = update.add_(velocity, alpha=plan.momentum).sub_(n, alpha=size * plan.tau)
         n = torch.add(n, velocity, out=coordinates[step])
@@ -203,7 +209,7 @@ def loss_pass(
         total += loss_sum(z, part)
         if pull:
             dn = addmm(dn, loss_slope(z, part), chunk.rows.T, out=dn)
-    return total.to(dn.dtype), dn
+    return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn) if pull else dn
 
 
 class SharedBars(NamedTuple):
@@ -235,10 +241,13 @@ def shared_backward(
         slope.backward(states[step], dv if plan.mask is None else dv * plan.mask, -size, bars[step])
         dm = plan.masked(bars[step])
         dn = dn - dv * (size * plan.tau)
-        for chunk in plan.chunks(inputs) if step else ():
-            y = plan.logits(chunk, step, coordinates).sigmoid_()
-            dz = _sigmoid_backward(mm(dm, chunk.rows), y)
-            dn = addmm(dn, dz, chunk.rows.T, out=dn)
+        if step:
+            dn = plan.shard.once(dn)
+            for chunk in plan.chunks(inputs):
+                y = plan.logits(chunk, step, coordinates).sigmoid_()
+                dz = _sigmoid_backward(mm(dm, chunk.rows), y)
+                dn = addmm(dn, dz, chunk.rows.T, out=dn)
+            dn = plan.shard.sum(dn)
     return SharedBars(bars, slope.gradients() if plan.steps else [None] * len(weights), numbers)
 
 
@@ -279,6 +288,9 @@ class LabelBackward:
         factors = before.new_tensor(self.plan.factors)
         for chunk, part in zip(self.plan.chunks(self.inputs), parts, strict=True):
             self._chunk(chunk, part, before, after, factors)
+        for found in (self.wanted.features, self.wanted.factors):
+            if found is not None:
+                self.plan.shard.sum(found)
 
     def _chunk(self, chunk: Chunk, part: Part, before: Tensor, after: Tensor, factors: Tensor) -> None:
         phi, labels, steps, wanted = chunk.phi, chunk.labels, self.plan.steps, self.wanted
