@@ -75,8 +75,8 @@ def score(
     training = model.training
     model.eval()
     # Batches are written where they belong: stacking them afterwards would hold everything twice.
-    found_NK, found_values_NK = np.empty((len(documents), k), np.int32), np.empty((len(documents), k), np.float32)
-    recall_N = None if getattr(model, "shortlist", None) is None else np.empty(len(documents), np.float32)
+    found_NK, found_values_NK = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
+    recall_N = None if getattr(model, "shortlist", None) is None else np.empty(count, np.float32)
     num_labels, done = documents.num_labels, 0
     try:
         with torch.no_grad():
