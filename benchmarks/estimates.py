@@ -23,12 +23,8 @@ from benchmarks.memory import _resident, free_at_once, start_peak
 from energynets.config import Experiment
 from energynets.data.batches import Batch
 from energynets.memory import bytes_text, estimate, sizes_of
-from energynets.memory.step import made_up_inputs, made_up_labels
-from energynets.objectives import OBJECTIVES
+from energynets.memory.step import made_up_inputs, made_up_labels, stage_update
 from energynets.training.build import Sizes, build_model
-from energynets.training.optimizers import Optimizers
-from energynets.training.stages import stage_view, trained
-from energynets.training.update import Update
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CASES: dict[str, tuple[str, tuple[str, ...], int | None]] = {
@@ -75,13 +71,9 @@ def _train(experiment: Experiment, sizes: Sizes, number: int) -> None:
     stage, size = experiment.stages[number], experiment.training.batch_size
     model: Any = build_model(experiment, sizes)
     best = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    view = stage_view(model, stage.trains)
     batch = Batch(made_up_inputs(experiment, sizes), made_up_labels(size, sizes.labels), torch.arange(size))
-    objective = OBJECTIVES[experiment.objective.kind](experiment.objective.loss, steps=experiment.objective.steps)
     model.train()
-    with trained(view, stage.trains, stage.name) as parameters:
-        optimizer = Optimizers(stage.optimizer, view, stage.trains)
-        update = Update(view, objective, parameters, optimizer, clip_norm=stage.optimizer.clip_norm)
+    with stage_update(experiment, model, stage) as (update, _):
         for _ in range(2):
             update.gradients(batch)
             update.apply()

@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,12 @@ from benchmarks.harness import describe_machine
 from benchmarks.memory import _resident
 from benchmarks.timing import available_cores
 from energynets import SPEN, XMLCNN, Classifier, EnergyNetwork, MirrorDescent
+from energynets.config import GroupOptimizer, Optimizer
 from energynets.data.batches import Batch, SparseBatch, TokenBatch
 from energynets.errors import EnergyNetsError
 from energynets.objectives import EndToEnd
 from energynets.output import ChunkedLinear
+from energynets.training.optimizers import Optimizers
 from energynets.training.update import Update
 
 LIBRARY = "libmultilabel 0.10.0"
@@ -116,8 +117,8 @@ def documents(case: Case, source: tuple[np.ndarray, np.ndarray] | None) -> dict[
     return {"tokens": tokens, "lengths": lengths.astype(np.int64), "labels": labels.reshape(*shape, POSITIVES)}
 
 
-def build(case: Case) -> tuple[Any, list[torch.optim.Optimizer]]:
-    """Our model and its optimisers."""
+def build(case: Case) -> tuple[Any, Optimizer]:
+    """Our model and the settings of its optimisers."""
     features = XMLCNN(
         case.vocabulary,
         embedding_dim=case.embedding,
@@ -130,28 +131,12 @@ def build(case: Case) -> tuple[Any, list[torch.optim.Optimizer]]:
     )
     if not case.measurements:
         model = Classifier(features, case.labels, output=ChunkedLinear(case.hidden, case.labels))
-        return model, [torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)]
+        return model, Optimizer(learning_rate=1e-3)
     energy = SPEN(case.hidden, case.labels, num_measurements=case.measurements)
     solver = MirrorDescent(case.inference_steps)
     network = EnergyNetwork(features, energy, solver, label_chunk=2048, keep_unary=True)
-    groups = network.parameter_groups()
-    of_labels = torch.optim.SGD([*groups["unary"], *groups["energy"]], lr=1e-6, fused=True)
-    return network, [torch.optim.Adam(groups["features"], lr=1e-3, fused=True), of_labels]
-
-
-class _All:
-    """Optimisers as one."""
-
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self._optimizers = optimizers
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none)
-
-    def step(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.step()
+    of_labels = GroupOptimizer(kind="sgd", learning_rate=1e-6)
+    return network, Optimizer(learning_rate=1e-3, unary=of_labels, energy=of_labels)
 
 
 def ours(folder: Path, *, compare: bool) -> dict[str, Any]:
@@ -161,11 +146,12 @@ def ours(folder: Path, *, compare: bool) -> dict[str, Any]:
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     before = _resident("VmRSS")
-    model, optimizers = build(case)
+    model, settings = build(case)
     if compare:
         _save_for_comparison(model, given, folder)
     model.train()
-    update = Update(model, EndToEnd(), list(model.parameters()), _All(optimizers), clip_norm=1.0)  # type: ignore[arg-type]
+    optimizer = Optimizers(settings, model, list(model.parameter_groups()))
+    update = Update(model, EndToEnd(), list(model.parameters()), optimizer, clip_norm=1.0)
     milliseconds, loss = [], float("nan")
     for number in range(case.steps + 1):
         batch = _batch(given, number % BATCHES, case.labels)

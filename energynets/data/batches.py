@@ -179,6 +179,14 @@ def by_length(
     return np.concatenate([sized.reshape(-1, batch_size)[shuffled].ravel(), order[full:]])
 
 
+def training_order(documents: Documents, batch_size: int, window: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one training epoch: `epoch_order`, token sequences `by_length`."""
+    order = epoch_order(len(documents), seed, epoch)
+    if not isinstance(documents.inputs, TokenSequences):
+        return order
+    return by_length(order, documents.inputs.lengths, batch_size, window, seed, epoch)
+
+
 def padded_share(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> float:
     """What share of the token places of these batches is padding, in [0, 1]."""
     sized = lengths[order]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from energynets.config import Experiment
     from energynets.config_training import Stage
     from energynets.training.build import Sizes
+    from energynets.training.optimizers import Optimizers
+    from energynets.training.update import Update
 
 POSITIVES = 5
 """Labels of a made-up document."""
@@ -121,7 +125,7 @@ def _features_bytes(experiment: Experiment, sizes: Sizes) -> tuple[int, int, int
         if found.requires_grad:
             found.sum().backward()
         del found
-    gradients = sum(_size(weight) for weight in features.parameters() if weight.requires_grad)
+    gradients = sum(weight.nbytes for weight in features.parameters() if weight.requires_grad)
     missing = _missing_words(features, sizes.inputs - few.inputs)
     return tracker.peak + missing, activations, gradients + missing
 
@@ -140,36 +144,42 @@ def _head_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> _Phases:
 
 def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
     from energynets.training.build import Sizes, build_model
-    from energynets.training.optimizers import Optimizers
-    from energynets.training.stages import stage_view, trained
-    from energynets.training.update import Update
 
     size = experiment.training.batch_size
     # Of the feature network its output is used alone.
     few = Sizes(POSITIVES, labels, experiment.model.features.kind != "bag_of_words")  # type: ignore[union-attr]
     model: Any = build_model(experiment, few)
     model.train()
-    view = stage_view(model, stage.trains)
     features = torch.randn(size, model.features.num_features, requires_grad="features" in stage.trains)
     batch = Batch(CachedFeatures(features), made_up_labels(size, labels), torch.arange(size))
-    objective = OBJECTIVES[experiment.objective.kind](experiment.objective.loss, steps=experiment.objective.steps)
+    with stage_update(experiment, model, stage) as (update, optimizer):
+        update.gradients(batch)  # optimisers make their state in their first step
+        update.apply()
+        optimizer.zero_grad(set_to_none=True)
+        features.grad = None
+        with Tracker() as tracker:
+            tracker.known(*model.parameters(), features, *optimizer.tensors().values())
+            update.gradients(batch)
+            gradients = tracker.peak
+            tracker.reset()
+            update.apply()
+        return _Phases(gradients, tracker.peak)
+
+
+@contextlib.contextmanager
+def stage_update(experiment: Experiment, model: Any, stage: Stage) -> Iterator[tuple[Update, Optimizers]]:
+    """The steps of a stage, as training takes them."""
+    from energynets.training.optimizers import Optimizers
+    from energynets.training.stages import stage_view, trained
+    from energynets.training.update import Update
+
+    view, settings = stage_view(model, stage.trains), experiment.objective
+    objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps)
     with trained(view, stage.trains, stage.name) as parameters:
         optimizer = Optimizers(stage.optimizer, view, stage.trains)
-        update = Update(
-            view, objective, parameters, optimizer, clip_norm=stage.optimizer.clip_norm, project=model.project
-        )
+        clip_norm = stage.optimizer.clip_norm
         try:
-            update.gradients(batch)  # optimisers make their state in their first step
-            update.apply()
-            optimizer.zero_grad(set_to_none=True)
-            features.grad = None
-            with Tracker() as tracker:
-                tracker.known(*model.parameters(), features, *optimizer.tensors().values())
-                update.gradients(batch)
-                gradients = tracker.peak
-                tracker.reset()
-                update.apply()
-            return _Phases(gradients, tracker.peak)
+            yield Update(view, objective, parameters, optimizer, clip_norm=clip_norm, project=model.project), optimizer
         finally:
             optimizer.close()
 
@@ -208,7 +218,3 @@ def _missing_words(features: nn.Module, count: int) -> int:
     """Bytes of the gradient of what has a row for each of so many more words."""
     table: Any = getattr(features, "embedding", None) or getattr(features, "first", None)
     return 0 if table is None else count * table.weight.shape[1] * table.weight.element_size()
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -171,7 +171,7 @@ class Mesh:
             return ()
         return (*itertools.repeat(slice(None), dimension), slice(self.shard.start, self.shard.stop))
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor | ShardedTensor]:
-        """All that a model has learned, as a checkpoint has it."""
+    def weights(self, model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor | ShardedTensor]:
+        """A model's state, now or at some time before, as a checkpoint has it."""
         parameters = dict(model.named_parameters())
-        return {name: self.whole(tensor, parameters.get(name)) for name, tensor in model.state_dict().items()}
+        return {name: self.whole(tensor, parameters.get(name)) for name, tensor in state_dict.items()}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from energynets.data.batches import Batch, batches, by_length, epoch_order
-from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
+from energynets.data.batches import Batch, batches, training_order
+from energynets.data.dataset import Documents, MultiLabelDataset
 from energynets.errors import CheckpointError, ConfigError, InferenceError, TrainingError
 from energynets.features import FeatureCache
 from energynets.parallel.mesh import Mesh
@@ -159,10 +159,8 @@ class Loop:
     def _run_epoch(self, current: _Current) -> None:
         at = self.position
         training = self.experiment.training
-        order = epoch_order(len(self.train), self.experiment.seed, at.order)
-        if isinstance(self.train.inputs, TokenSequences) and current.train_features is None:
-            lengths, window = self.train.inputs.lengths, training.length_window
-            order = by_length(order, lengths, training.batch_size, window, self.experiment.seed, at.order)
+        window = training.length_window if current.train_features is None else 1  # cached features have no padding
+        order = training_order(self.train, training.batch_size, window, self.experiment.seed, at.order)
         current.view.train()
         for batch in batches(
             self.train, training.batch_size, order=order, start=at.step, features=current.train_features
@@ -364,14 +362,15 @@ class Loop:
 
     def _save(self, optimizer: Optimizers | None) -> None:
         self._tick()
-        weights, whole = dict(self.model.named_parameters()), self.mesh.whole
         tensors: dict[str, Any] = {}
         for prefix, state_dict in (("model", self.model.state_dict()), ("best", self.best or {})):
-            tensors |= {f"{prefix}/{name}": whole(tensor, weights.get(name)) for name, tensor in state_dict.items()}
+            whole = self.mesh.weights(self.model, state_dict)
+            tensors |= {f"{prefix}/{name}": tensor for name, tensor in whole.items()}
         tensors |= {f"random/{name}": tensor for name, tensor in random_tensors(self.device).items()}
         if optimizer is not None:
             own = optimizer.tensors()
-            tensors |= {f"optimizer/{key}": whole(tensor, optimizer.weight(key)) for key, tensor in own.items()}
+            of = optimizer.weight
+            tensors |= {f"optimizer/{key}": self.mesh.whole(tensor, of(key)) for key, tensor in own.items()}
         state = {"position": self.position.to_dict(), "data": self.fingerprint}
         self.folder.checkpoints.save(Checkpoint(tensors, state))
 

@@ -69,9 +69,6 @@ def score(
     device = torch.device(device) if device is not None else next(model.parameters()).device
     streamed: Any = model if getattr(model, "streams", False) else None
     count = len(documents) if rows is None else len(rows)
-    if not count:
-        nothing = np.zeros((0, k))
-        return TopScores(nothing, nothing, documents.num_labels)
     training = model.training
     model.eval()
     # Batches are written where they belong: stacking them afterwards would hold everything twice.

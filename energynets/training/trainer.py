@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from energynets.data.batches import batches, by_length, epoch_order, padded_share
+from energynets.data.batches import batches, padded_share, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
@@ -185,7 +185,7 @@ class _Session:
         model = model.to(self.device)
         position = self._fit_network(model)
         state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}
-        self.run.save_model(Checkpoint(self.mesh.weights(model), state))
+        self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
         return self._finish(model, position, parameters)
 
     def _fit_network(self, model: nn.Module) -> Position:
@@ -299,13 +299,11 @@ class _Session:
 
     def _padded_share(self, model: Any) -> float | None:
         """Of the batches of the first epoch."""
-        inputs = self.dataset.split("train").inputs
-        if not isinstance(model, nn.Module) or not isinstance(inputs, TokenSequences):
+        documents, training = self.dataset.split("train"), self.experiment.training
+        if not isinstance(model, nn.Module) or not isinstance(documents.inputs, TokenSequences):
             return None
-        seed, training = self.experiment.seed, self.experiment.training
-        order = epoch_order(len(inputs), seed, 0)
-        order = by_length(order, inputs.lengths, training.batch_size, training.length_window, seed, 0)
-        return padded_share(order, inputs.lengths, training.batch_size)
+        order = training_order(documents, training.batch_size, training.length_window, self.experiment.seed, 0)
+        return padded_share(order, documents.inputs.lengths, training.batch_size)
 
     def _trace(self, model: Any) -> dict[str, Any] | None:
         """Mean energy and gradient norm at each inference step, over the first validation documents.
@@ -318,7 +316,7 @@ class _Session:
             return None
         split = next((name for name in ("validation", "test", "train") if self._has(name)), "train")
         rows = self.dataset.splits[split][:TRACED]
-        # A trace holds (B, L) tensors, which models with labels in chunks never do otherwise.
+        # So over many labels it takes few documents at a time.
         batch_size = max(1, min(self.experiment.evaluation.batch_size, TRACED_NUMBERS // self.dataset.num_labels))
         return inference_trace(model, self.dataset.documents[rows], batch_size, self.device)
 

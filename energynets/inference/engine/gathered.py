@@ -263,12 +263,7 @@ class _LabelBackward(NamedTuple):
                 place.copy_(found)
             if self.columns is not None:
                 add_columns(place, at[1], self.columns[which].T)
-        if wanted.features is not None:
-            wanted.features.addmm_(dphi, self.inputs.weight[labels])
-        if wanted.weight is not None:
-            torch.mm(dphi.T, self.inputs.features, out=wanted.weight[labels])
-        if wanted.bias is not None:
-            torch.sum(dphi, 0, out=wanted.bias[labels])
+        wanted.add(labels, dphi, self.inputs)
 
 
 def add_columns(place: Tensor, index: Tensor, columns: Tensor) -> None:

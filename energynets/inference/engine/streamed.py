@@ -17,8 +17,8 @@ size (B, L) then. Besides the weights and their gradients it holds, whatever L i
     (7 T + 1) B K  that all chunks share, and of one chunk phi, y_0, every z_t and dm_t A, and its A:
     (max(2 T + 2, 3) B + K) C  numbers.
 
-Each pass
-reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either product.
+Each pass reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either
+product.
 
 Where each of several processes has a shard of the labels, these sums over labels are sums over the shards too: 2 T
 of B x K numbers a step and one of B x F, whatever L is. All else is computed alike by every shard.
@@ -260,6 +260,15 @@ class LabelBars(NamedTuple):
     rows: Tensor | None
     factors: Tensor | None
 
+    def add(self, labels: slice, dphi: Tensor, inputs: Inputs) -> None:
+        """df, dU and du0 of a chunk, from its dphi (B, C)."""
+        if self.features is not None:
+            self.features.addmm_(dphi, inputs.weight[labels])
+        if self.weight is not None:
+            torch.mm(dphi.T, inputs.features, out=self.weight[labels])
+        if self.bias is not None:
+            torch.sum(dphi, 0, out=self.bias[labels])
+
 
 @dataclass(frozen=True)
 class LabelBackward:
@@ -312,12 +321,7 @@ class LabelBackward:
             found = mm(after.T, rounded(stack, self.plan.precision), out=place)
             if found is not place:
                 place.copy_(found)
-        if wanted.features is not None:
-            wanted.features.addmm_(dphi, self.inputs.weight[labels])
-        if wanted.weight is not None:
-            torch.mm(dphi.T, self.inputs.features, out=wanted.weight[labels])
-        if wanted.bias is not None:
-            torch.sum(dphi, 0, out=wanted.bias[labels])
+        wanted.add(labels, dphi, self.inputs)
 
 
 class StreamedBCE(torch.autograd.Function):
