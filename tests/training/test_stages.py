@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -275,8 +276,9 @@ def test_schedules() -> None:
 
 def test_each_epoch_has_its_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs: list[int] = []
-    order = loops.epoch_order
-    monkeypatch.setattr(loops, "epoch_order", lambda n, seed, epoch: (epochs.append(epoch), order(n, seed, epoch))[1])
+    orders = importlib.import_module("energynets.data.batches")  # the package has a function of this name
+    order = orders.epoch_order
+    monkeypatch.setattr(orders, "epoch_order", lambda n, seed, epoch: (epochs.append(epoch), order(n, seed, epoch))[1])
     run_toy(tmp_path / "run", experiment=staged_experiment(2))
     assert epochs == [0, 1, 2, 3, 4, 5]
 
