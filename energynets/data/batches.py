@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from energynets.data.dataset import Documents, TokenSequences
+from energynets.data.reveal import Reveal, mask_of
 from energynets.errors import DataError
 
 
@@ -96,17 +97,32 @@ BatchInputs = SparseBatch | TokenBatch | CachedFeatures | Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimiser step sees: inputs, sparse labels (`labels.dense()` is (B, L)) and row numbers (B,)."""
+    """What one optimiser step sees: inputs, sparse labels (`labels.dense()` is (B, L)) and row numbers (B,).
+
+    Args:
+        revealed: which labels the model is shown, (B, L) bool; None shows none.
+        unknown: which labels nobody knows, (B, L) bool; None where all are known.
+    """
 
     inputs: BatchInputs
     labels: SparseBatch
     rows: Tensor
+    revealed: Tensor | None = None
+    unknown: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def left_out(self) -> Tensor | None:
+        """Labels neither learned from nor ranked, (B, L) bool: revealed or unknown; None where there are none."""
+        if self.revealed is None or self.unknown is None:
+            return self.unknown if self.revealed is None else self.revealed
+        return self.revealed | self.unknown
+
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.inputs.to(device), self.labels.to(device), self.rows.to(device, non_blocking=True))
+        masks = (None if mask is None else mask.to(device, non_blocking=True) for mask in (self.revealed, self.unknown))
+        return Batch(self.inputs.to(device), self.labels.to(device), self.rows.to(device, non_blocking=True), *masks)
 
 
 def sparse_batch(matrix: csr_array) -> SparseBatch:
@@ -128,8 +144,16 @@ def token_batch(tokens: TokenSequences) -> TokenBatch:
     return TokenBatch(torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64)))
 
 
-def collate(documents: Documents, rows: np.ndarray, features: Tensor | None = None) -> Batch:
-    """The batch of these rows; with `features` (N, F) given, of their cached features instead of the inputs.
+def collate(
+    documents: Documents, rows: np.ndarray, features: Tensor | None = None, reveal: Reveal | None = None
+) -> Batch:
+    """The batch of these rows.
+
+    Args:
+        documents: N documents.
+        rows: (B,) of them.
+        features: (N, F), cached features that are read instead of the inputs.
+        reveal: which of their labels are shown; one that nobody knows never is.
 
     Raises:
         DataError: the inputs are raw text, which must be prepared first.
@@ -143,7 +167,13 @@ def collate(documents: Documents, rows: np.ndarray, features: Tensor | None = No
         inputs = token_batch(documents.inputs[rows])
     else:
         raise DataError("raw text cannot be batched: prepare it first (energynets.data.prepare)")
-    return Batch(inputs, sparse_batch(documents.labels[rows]), torch.from_numpy(np.asarray(rows, dtype=np.int64)))
+    rows = np.asarray(rows, dtype=np.int64)
+    revealed = None if reveal is None else torch.from_numpy(mask_of(reveal, rows, documents.num_labels))
+    unknown = None
+    if documents.unknown is not None:
+        unknown = sparse_batch(documents.unknown[rows]).dense() > 0
+        revealed = None if revealed is None else revealed & ~unknown
+    return Batch(inputs, sparse_batch(documents.labels[rows]), torch.from_numpy(rows), revealed, unknown)
 
 
 def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
@@ -204,8 +234,9 @@ def batches(
     order: np.ndarray | None = None,
     start: int = 0,
     features: Tensor | None = None,
+    reveal: Reveal | None = None,
 ) -> Iterator[Batch]:
     """Batches of `batch_size` documents in the given order (default: as stored), from batch number `start` on."""
     order = np.arange(len(documents)) if order is None else order
     for begin in range(start * batch_size, len(order), batch_size):
-        yield collate(documents, order[begin : begin + batch_size], features)
+        yield collate(documents, order[begin : begin + batch_size], features, reveal)

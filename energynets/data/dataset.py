@@ -155,6 +155,8 @@ class Documents:
         label_names: L names, or None.
         feature_names: D names, or None.
         notes: what a reader counted and a user should know, e.g. {"documents without labels": 14}.
+        unknown: (N, L) CSR of ones where nobody knows whether the label is true, none of them in `labels`; None: all
+            are known. Such a label is neither learned from nor ranked.
     """
 
     inputs: Inputs
@@ -162,19 +164,26 @@ class Documents:
     label_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    unknown: csr_array | None = None
 
     def __post_init__(self) -> None:
         if num_rows(self.inputs) != self.labels.shape[0]:
             raise DataError(f"{num_rows(self.inputs)} documents but {self.labels.shape[0]} rows of labels")
         if self.label_names is not None and len(self.label_names) != self.labels.shape[1]:
             raise DataError(f"{len(self.label_names)} label names for {self.labels.shape[1]} labels")
+        if self.unknown is not None:
+            if self.unknown.shape != self.labels.shape:
+                raise DataError(f"unknown: expected the shape of labels, {self.labels.shape}, got {self.unknown.shape}")
+            if both := self.labels.multiply(self.unknown).nnz:
+                raise DataError(f"unknown: {both} pairs of a document and a label are true and unknown at once")
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def __getitem__(self, rows: np.ndarray) -> Documents:
         rows = np.asarray(rows, dtype=np.int64)
-        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], notes={})
+        unknown = None if self.unknown is None else self.unknown[rows]
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], notes={}, unknown=unknown)
 
     @property
     def num_labels(self) -> int:
@@ -198,8 +207,13 @@ class Documents:
         for part in parts:
             for key, count in part.notes.items():
                 notes[key] = notes.get(key, 0) + count
-        labels = csr_array(vstack([part.labels for part in parts], format="csr"))
-        return replace(parts[0], inputs=_concatenate([p.inputs for p in parts]), labels=labels, notes=notes)
+        labels, unknown = csr_array(vstack([part.labels for part in parts], format="csr")), None
+        if any(part.unknown is not None for part in parts):
+            none = [csr_array(part.labels.shape, dtype=np.float32) for part in parts]
+            found = [part.unknown if part.unknown is not None else n for part, n in zip(parts, none, strict=True)]
+            unknown = csr_array(vstack(found, format="csr"))
+        inputs = _concatenate([p.inputs for p in parts])
+        return replace(parts[0], inputs=inputs, labels=labels, notes=notes, unknown=unknown)
 
 
 @dataclass(frozen=True)
@@ -242,6 +256,8 @@ def _hash(documents: Documents, splits: Mapping[str, np.ndarray]) -> str:
         documents.labels.indptr.astype(np.int64, copy=False),
         documents.labels.indices.astype(np.int64, copy=False),
     ]
+    if documents.unknown is not None:
+        arrays += [part.astype(np.int64, copy=False) for part in (documents.unknown.indptr, documents.unknown.indices)]
     arrays += [splits[name].astype(np.int64, copy=False) for name in SPLITS if name in splits]
     for array in arrays:
         digest.update(len(array).to_bytes(8, "little"))

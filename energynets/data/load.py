@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 
 from energynets.data.cache import read_cached
 from energynets.data.dataset import Documents, MultiLabelDataset, csr
+from energynets.data.missing import take_out
 from energynets.data.readers import READERS, STORED, reuters
 from energynets.data.readers.source import Progress
 from energynets.data.readers.xmc_pair import label_file
@@ -58,6 +59,8 @@ def load_dataset(
     test_share: float = 0.2,
     split_seed: int = 0,
     max_documents: int | None = None,
+    missing: float = 0.0,
+    missing_seed: int = 0,
     progress: Progress | None = None,
 ) -> MultiLabelDataset:
     """Documents as read, with their splits: a set of the catalogue, files of a known format, or planted data.
@@ -84,6 +87,8 @@ def load_dataset(
         test_share: share of all documents, in [0, 1); 0 for no test split.
         split_seed: of the draws.
         max_documents: keep the first this many documents of each split.
+        missing: chance that a label of a training document is taken out, in [0, 1).
+        missing_seed: of that draw.
         progress: called with (bytes done, bytes in all), for one file after the other.
 
     Returns:
@@ -115,7 +120,8 @@ def load_dataset(
     else:
         assert name is not None, "checked above"
         source = _of_dataset(_catalogue_entry(name).load(data_root(root), progress=progress), None)
-    return with_splits(source, validation_share, test_share, split_seed, max_documents)
+    dataset = with_splits(source, validation_share, test_share, split_seed, max_documents)
+    return take_out(dataset, missing, missing_seed) if missing else dataset
 
 
 def _catalogue_entry(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -39,8 +40,9 @@ def share_of(batch: Batch, index: int, count: int, shard: LabelShard) -> Share:
     labels = batch.labels if count == 1 else _rows(batch.labels, start, stop)
     labels = labels_of(labels, shard)
     if count == 1:
-        return Share(Batch(batch.inputs, labels, batch.rows))
-    own = Batch(rows_of(batch.inputs, start, stop), labels, batch.rows[start:stop])
+        return Share(replace(batch, labels=labels))
+    masks = (None if mask is None else mask[start:stop] for mask in (batch.revealed, batch.unknown))
+    own = Batch(rows_of(batch.inputs, start, stop), labels, batch.rows[start:stop], *masks)
     return Share(own, weight, Cut(batch.inputs, start, stop))
 
 

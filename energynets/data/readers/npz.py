@@ -4,6 +4,7 @@
     X_indices (nnz,) integers     Y_indptr (N + 1,) integers
     X_indptr (N + 1,) integers    Y_shape (2,): N, L
     X_shape (2,): N, D            Y_data (nnz,) all 1; optional
+                                  U_indices, U_indptr: pairs of a document and a label that are unknown; optional
                                   label_names (L,), feature_names (D,) of unicode; optional
 
 `np.savez_compressed(path, X_data=X.data, X_indices=X.indices, X_indptr=X.indptr, X_shape=X.shape, ...)` writes one, and
@@ -15,6 +16,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from energynets.data.readers.source import Progress, read_bytes
 from energynets.errors import DataError
 
 _REQUIRED = ("X_data", "X_indices", "X_indptr", "X_shape", "Y_indices", "Y_indptr", "Y_shape")
-_OPTIONAL = ("Y_data", "label_names", "feature_names")
+_OPTIONAL = ("Y_data", "U_indices", "U_indptr", "label_names", "feature_names")
 
 
 def read(path: str | Path, *, labels: str | Path | None = None, progress: Progress | None = None) -> Documents:
@@ -39,7 +41,7 @@ def read(path: str | Path, *, labels: str | Path | None = None, progress: Progre
         progress: called with (bytes done, bytes in all).
 
     Returns:
-        Documents with inputs (N, D) and labels (N, L).
+        Documents with inputs (N, D), labels (N, L) and, where the archive has them, unknown labels (N, L).
 
     Raises:
         DataError: naming file, array, what was expected and what came.
@@ -56,7 +58,16 @@ def read(path: str | Path, *, labels: str | Path | None = None, progress: Progre
     if labels is not None:
         label_names = read_label_names(Path(labels), unique=False)
         check_count(label_names, marks.shape[1], Path(labels), f"Y_shape of {path} says so")
-    return documents_of(inputs, marks, label_names, _names(path, arrays, "feature_names", inputs.shape[1]))
+    documents = documents_of(inputs, marks, label_names, _names(path, arrays, "feature_names", inputs.shape[1]))
+    if "U_indices" not in arrays and "U_indptr" not in arrays:
+        return documents
+    if lacking := [key for key in ("U_indices", "U_indptr") if key not in arrays]:
+        raise DataError(f"{path}: expected U_indices and U_indptr together; got no {lacking[0]}")
+    unknown = _matrix(path, arrays | {"U_shape": arrays["Y_shape"]}, "U", np.ones(len(arrays["U_indices"]), np.float32))
+    try:
+        return replace(documents, unknown=unknown)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def write(path: str | Path, documents: Documents) -> None:
@@ -71,6 +82,8 @@ def write(path: str | Path, documents: Documents) -> None:
     for letter, matrix in (("X", documents.inputs), ("Y", documents.labels)):
         arrays[f"{letter}_data"], arrays[f"{letter}_indices"] = matrix.data, matrix.indices
         arrays[f"{letter}_indptr"], arrays[f"{letter}_shape"] = matrix.indptr, np.array(matrix.shape)
+    if documents.unknown is not None:
+        arrays |= {"U_indices": documents.unknown.indices, "U_indptr": documents.unknown.indptr}
     for key, names in (("label_names", documents.label_names), ("feature_names", documents.feature_names)):
         if names is not None:
             arrays[key] = np.array(names, dtype=np.str_)
