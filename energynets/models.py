@@ -8,15 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from energynets.data.batches import BatchInputs, CachedFeatures, SparseBatch
+from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch
 from energynets.energies import Box, Domain, Energy
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, ShapeError
+from energynets.features.observing import Observing
 from energynets.inference import (
     GradientMode,
     Implicit,
     InferenceResult,
     MirrorDescent,
     NoGradient,
+    Observed,
     Shortlist,
     Solver,
     StepLoss,
@@ -30,6 +32,11 @@ from energynets.inference.streaming import LabelStream, check_streamed, energy_s
 from energynets.output import ChunkedLinear
 from energynets.parallel import WHOLE, LabelShard
 from energynets.top import TopLabels, top_labels
+
+
+def observed_in(batch: Batch) -> Observed | None:
+    """The labels that a batch shows, as a model takes them."""
+    return None if batch.revealed is None else Observed(batch.labels.dense(), batch.revealed)
 
 
 class _Model(nn.Module, ABC):
@@ -71,9 +78,22 @@ class _Model(nn.Module, ABC):
         energy = getattr(self, "energy", None)
         return getattr(getattr(self if energy is None else energy, "unary", None), "shard", WHOLE)
 
-    def compute_features(self, inputs: BatchInputs) -> Tensor:
-        """f (B, F)."""
-        return inputs.values if isinstance(inputs, CachedFeatures) else self.features(inputs)
+    @property
+    def observes(self) -> bool:
+        """Whether the features see known labels, so that they are not of x alone."""
+        return isinstance(self.features, Observing)
+
+    def compute_features(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
+        """f (B, F).
+
+        Raises:
+            ShapeError: cached features of known labels, which they have not seen.
+        """
+        if not self.observes or observed is None:
+            return inputs.values if isinstance(inputs, CachedFeatures) else self.features(inputs)
+        if isinstance(inputs, CachedFeatures):
+            raise ShapeError("cached features: expected inputs that have not been read, for features see known labels")
+        return self.features(inputs, *observed)
 
 
 class Classifier(_Model):
@@ -109,9 +129,15 @@ class Classifier(_Model):
         self.num_labels = num_labels
         self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
 
-    def forward(self, inputs: BatchInputs) -> Tensor:
-        """Logits (B, L)."""
-        return self.unary(self.compute_features(inputs))
+    def forward(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
+        """Logits (B, L), those of known labels being what they are known to be.
+
+        Args:
+            inputs: B documents.
+            observed: labels that are known; only features that are `Observing` tell the others of them.
+        """
+        logits = self.unary(self.compute_features(inputs, observed))
+        return logits if observed is None else observed.logits(logits, self.domain)
 
     @property
     def streams(self) -> bool:
@@ -130,13 +156,15 @@ class Classifier(_Model):
         output: ChunkedLinear = self.unary  # type: ignore[assignment]
         return output.loss(self.compute_features(inputs), labels, loss)
 
-    def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
+    def trajectory(self, inputs: BatchInputs, observed: Observed | None = None) -> Iterator[Tensor]:
         """The logits of every inference step: here there is one answer and no step."""
-        yield self(inputs)
+        yield self(inputs, observed)
 
-    def with_losses(self, inputs: BatchInputs, step_loss: StepLoss) -> tuple[Tensor, Tensor]:
+    def with_losses(
+        self, inputs: BatchInputs, step_loss: StepLoss, observed: Observed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits (B, L) and their `step_loss(0, logits)`: there is no step."""
-        logits = self(inputs)
+        logits = self(inputs, observed)
         return logits, step_loss(0, logits)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -264,35 +292,54 @@ class EnergyNetwork(_Model):
         features = self.compute_features(inputs)
         return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
 
-    def forward(self, inputs: BatchInputs) -> Tensor:
-        """Logits z_T (B, L), phi of labels that a shortlist leaves out."""
+    def forward(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
+        """Logits z_T (B, L), phi of labels that a shortlist leaves out.
+
+        Args:
+            inputs: B documents.
+            observed: labels that are known and stay, whichever they are; inference moves the others.
+
+        Raises:
+            ConfigError: known labels of a model with a shortlist.
+        """
         if self.shortlist is not None:
+            if observed is not None:
+                self._of_all_labels("observed", "build the model without a shortlist")
             return self._shortlisted(inputs, self.shortlist).logits()
         gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
-        return self.solver.solve(self.energy, self.energy.condition(self.compute_features(inputs)), gradient=gradient)
+        context = self.energy.condition(self.compute_features(inputs, observed))
+        return self.solver.solve(self.energy, context, gradient=gradient, observed=observed)
 
-    def trajectory(self, inputs: BatchInputs) -> Iterator[Tensor]:
+    def trajectory(self, inputs: BatchInputs, observed: Observed | None = None) -> Iterator[Tensor]:
         """Logits z_1, ..., z_T (z_0 where T = 0), for losses that read every step."""
         self._of_all_labels("trajectory", "call the model for its last logits")
-        context = self.energy.condition(self.compute_features(inputs))
-        for step, logits in enumerate(self.solver.trajectory(self.energy, context)):
+        context = self.energy.condition(self.compute_features(inputs, observed))
+        for step, logits in enumerate(self.solver.trajectory(self.energy, context, observed=observed)):
             if step or not self.solver.steps:
                 yield logits
 
-    def with_losses(self, inputs: BatchInputs, step_loss: StepLoss) -> tuple[Tensor, Tensor]:
+    def with_losses(
+        self, inputs: BatchInputs, step_loss: StepLoss, observed: Observed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits z_T (B, L) and the sum of `step_loss(t, z_t)` over t = 1 .. T, in memory flat in T by the engine."""
         self._of_all_labels("with_losses", "use EndToEnd('bce'), on the last step")
-        context = self.energy.condition(self.compute_features(inputs))
-        return self.solver.solve_with_losses(self.energy, context, step_loss, gradient=self.gradient)
+        context = self.energy.condition(self.compute_features(inputs, observed))
+        solve = self.solver.solve_with_losses
+        return solve(self.energy, context, step_loss, gradient=self.gradient, observed=observed)
 
     def infer(
-        self, inputs: BatchInputs, *, gradient: GradientMode | None = None, trace: bool = False
+        self,
+        inputs: BatchInputs,
+        observed: Observed | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        trace: bool = False,
     ) -> InferenceResult:
         """The prediction with its energy, convergence and, if asked, trace. Keeps no graph unless told to."""
         self._of_all_labels("infer", "use top_k, or infer(model.energy, ...)")
-        context = self.energy.condition(self.compute_features(inputs))
+        context = self.energy.condition(self.compute_features(inputs, observed))
         gradient = NoGradient() if gradient is None else gradient
-        return infer(self.energy, context, solver=self.solver, gradient=gradient, trace=trace)
+        return infer(self.energy, context, solver=self.solver, gradient=gradient, observed=observed, trace=trace)
 
     def as_classifier(self) -> Classifier:
         """The same model with h = 0 and tau = 1: the classifier on the unary logits, sharing all its weights.

@@ -64,6 +64,7 @@ class BagOfWords(FeatureNetwork):
         self.first = SparseLinear(num_inputs, hidden[0], bias=bias) if hidden else None
         self.rest = nn.ModuleList(nn.Linear(width_in, width_out, bias=bias) for width_in, width_out in pairwise(hidden))
         self._num_features = hidden[-1] if hidden else num_inputs
+        self.known_width = hidden[0] if hidden else num_inputs
 
     @property
     def num_features(self) -> int:
@@ -73,8 +74,12 @@ class BagOfWords(FeatureNetwork):
         dropouts = f"input_dropout={self.input_dropout}, dropout={self.dropout}"
         return f"num_inputs={self.num_inputs}, activation={self.activation}, {dropouts}"
 
-    def forward(self, inputs: SparseBatch | TokenBatch) -> Tensor:
+    def forward(self, inputs: SparseBatch | TokenBatch, known: Tensor | None = None) -> Tensor:
         """(B, D) sparse -> (B, F).
+
+        Args:
+            inputs: x.
+            known: added to the first layer before its activation, (B, known_width).
 
         Raises:
             ConfigError: the input is not a table.
@@ -83,9 +88,12 @@ class BagOfWords(FeatureNetwork):
         table = expect_table(self, inputs, self.num_inputs)
         values = dropout(table.values, self.input_dropout, self.training, draws.entries())
         table = SparseBatch(table.columns, values, table.offsets, table.num_columns)
+        hidden_BH = table.dense() if self.first is None else self.first(table)
+        if known is not None:
+            hidden_BH = hidden_BH + known
         if self.first is None:
-            return table.dense()
-        hidden_BH = self._activate(self.first(table))
+            return hidden_BH
+        hidden_BH = self._activate(hidden_BH)
         for layer in self.rest:
             hidden_BH = self._activate(layer(hidden_BH))
         return hidden_BH

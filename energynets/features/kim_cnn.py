@@ -58,7 +58,7 @@ class KimCNN(FeatureNetwork):
         )
         self.widest = max(windows)
         self.dropout = dropout
-        self._num_features = num_filters * len(windows)
+        self._num_features = self.known_width = num_filters * len(windows)
 
     @property
     def num_features(self) -> int:
@@ -67,8 +67,12 @@ class KimCNN(FeatureNetwork):
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}"
 
-    def forward(self, inputs: SparseBatch | TokenBatch) -> Tensor:
+    def forward(self, inputs: SparseBatch | TokenBatch, known: Tensor | None = None) -> Tensor:
         """(B, S) tokens -> (B, F).
+
+        Args:
+            inputs: x.
+            known: added to the features before their activation, (B, known_width).
 
         Raises:
             ConfigError: the input is not token sequences.
@@ -77,4 +81,5 @@ class KimCNN(FeatureNetwork):
         places = draws.among(packed.words, lambda whole: pack(expect_tokens(self, whole), shortest=self.widest).words)
         vectors_UD = self.embedding(packed.words, places)
         features_BF = torch.cat([convolution(vectors_UD, packed)[:, 0] for convolution in self.convolutions], 1)
+        features_BF = features_BF if known is None else features_BF + known
         return dropout(F.relu(features_BF), self.dropout, self.training)

@@ -16,10 +16,12 @@ InputKind = Literal["table", "tokens"]
 class FeatureNetwork(nn.Module, ABC):
     """f = features(x), (B, F): the part of a model that reads x, once.
 
-    A network of your own sets `input_kind` and gives `num_features` and `forward`.
+    A network of your own sets `input_kind` and gives `num_features` and `forward`. Where `known_width` is a number,
+    `forward` also takes a tensor (B, known_width) that is added to a layer before its activation; see `Observing`.
     """
 
     input_kind: ClassVar[InputKind]
+    known_width: int | None = None
 
     @property
     @abstractmethod

@@ -93,6 +93,7 @@ class XMLCNN(FeatureNetwork):
             for window in windows
         )
         self.bottleneck = nn.Linear(len(windows) * num_filters * pooling_chunks, hidden, bias=bias)
+        self.known_width = hidden
         self.conv_axis = conv_axis
         self.max_tokens = max_tokens
         self.widest = max(windows)
@@ -105,15 +106,20 @@ class XMLCNN(FeatureNetwork):
     def extra_repr(self) -> str:
         return f"conv_axis={self.conv_axis}, dropout={self.dropout}"
 
-    def forward(self, inputs: SparseBatch | TokenBatch) -> Tensor:
+    def forward(self, inputs: SparseBatch | TokenBatch, known: Tensor | None = None) -> Tensor:
         """(B, S) tokens -> (B, F).
+
+        Args:
+            inputs: x.
+            known: added to the bottleneck before its activation, (B, known_width).
 
         Raises:
             ConfigError: the input is not token sequences.
         """
         batch = expect_tokens(self, inputs)
         pooled_BP = self._over_words(batch) if self.conv_axis == "words" else self._over_embedding(batch)
-        features_BF = F.relu(self.bottleneck(F.relu(pooled_BP)))
+        bottleneck_BF = self.bottleneck(F.relu(pooled_BP))
+        features_BF = F.relu(bottleneck_BF if known is None else bottleneck_BF + known)
         return dropout(features_BF, self.dropout, self.training)
 
     def _over_words(self, batch: TokenBatch) -> Tensor:

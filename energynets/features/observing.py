@@ -1,0 +1,62 @@
+"""Features that see which labels are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from energynets.data.batches import SparseBatch, TokenBatch
+from energynets.features.network import FeatureNetwork, InputKind
+
+
+class Observing(FeatureNetwork):
+    """Two more inputs a label, known to be true and known to be false, added to a hidden layer of another network.
+
+        f = network(x, t P + (m - t) Q),   t = m y
+
+    The sum joins the network's layer before its activation, as so many more columns of its input would: for a bag of
+    words the first hidden layer, for the convolutional networks their last; networks without such a layer have it
+    added to f. Without known labels it is 0, and P and Q start at 0, so that the network starts as if it were alone.
+
+    Args:
+        network: x -> (B, F).
+        num_labels: L.
+
+    Example:
+        >>> from energynets import BagOfWords, Classifier
+        >>> from energynets.features import Observing
+        >>> model = Classifier(Observing(BagOfWords(num_inputs=100, hidden=(16,)), num_labels=5), num_labels=5)
+    """
+
+    def __init__(self, network: FeatureNetwork, num_labels: int) -> None:
+        super().__init__()
+        self.network = network
+        width = getattr(network, "known_width", None) or network.num_features
+        self.known_true = nn.Parameter(torch.zeros(num_labels, width))
+        self.known_false = nn.Parameter(torch.zeros(num_labels, width))
+
+    @property
+    def input_kind(self) -> InputKind:  # type: ignore[override]
+        return self.network.input_kind
+
+    @property
+    def num_features(self) -> int:
+        return self.network.num_features
+
+    def forward(
+        self, inputs: SparseBatch | TokenBatch, known: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, F).
+
+        Args:
+            inputs: x.
+            known: y (B, L), read where the mask is True.
+            mask: which labels are known, (B, L) bool.
+        """
+        if known is None or mask is None:
+            return self.network(inputs)
+        true = torch.where(mask, known, 0).to(self.known_true.dtype)
+        term = true @ self.known_true + (mask.to(true.dtype) - true) @ self.known_false
+        if getattr(self.network, "known_width", None) is None:
+            return self.network(inputs) + term
+        return self.network(inputs, term)
