@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from energynets.config_data import Data, Planted, Text
+from energynets.config_data import Data, Missing, Planted, Text
 from energynets.config_errors import explain
 from energynets.config_models import (
     Above0,
@@ -38,6 +38,7 @@ from energynets.config_models import (
     Positive,
     ProjectedGradientConfig,
     Section,
+    Share,
     ShortlistConfig,
     SolverConfig,
     SPENConfig,
@@ -45,7 +46,7 @@ from energynets.config_models import (
     UnrollConfig,
     XMLCNNConfig,
 )
-from energynets.config_training import Group, GroupOptimizer, Optimizer, Parallel, Stage, Training
+from energynets.config_training import Group, GroupOptimizer, Optimizer, Parallel, Reveal, Stage, Training
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -73,6 +74,7 @@ __all__ = [
     "LinearModel",
     "LinearOutputConfig",
     "MirrorDescentConfig",
+    "Missing",
     "Model",
     "NeighboursModel",
     "Optimizer",
@@ -80,6 +82,7 @@ __all__ = [
     "Parallel",
     "Planted",
     "ProjectedGradientConfig",
+    "Reveal",
     "SPENConfig",
     "ShortlistConfig",
     "SolverConfig",
@@ -100,6 +103,11 @@ class EndToEndConfig(Section):
     steps: Literal["last", "all"] = Field(
         default="last", description="loss on z_T, or its mean over z_1..z_T weighted towards the last"
     )
+    propensity: Annotated[float, Field(gt=0, le=1)] | Literal["jain"] | None = Field(
+        default=None,
+        description="chance that a true label of a training document is listed, for bce: one number, or jain, each "
+        "label's by evaluation.propensity; null: all are",
+    )
 
 
 class Evaluation(Section):
@@ -114,6 +122,9 @@ class Evaluation(Section):
         default=None, description="scores kept of each document; default: all up to 1,024 labels, else 256"
     )
     batch_size: Positive = Field(default=256, description="documents a batch of scoring")
+    observed: tuple[Share, ...] = Field(
+        default=(), description="shares of a document's labels that are shown, each measured on the rest besides"
+    )
 
     def metric_names(self) -> tuple[str, ...]:
         """Every metric that is measured, in the order of results."""
@@ -165,6 +176,7 @@ class Experiment(Section):
                     self._last_loss_fits(f"model.{key}")
         if self.training.parallel.labels > 1:
             self._shards_fit()
+        self._partly_known_labels_fit()
         valid = ("loss", *self.evaluation.metric_names())
         if self.training.monitor not in valid:
             raise ValueError(
@@ -201,6 +213,24 @@ class Experiment(Section):
                     "model.output.weights: bf16 is trained by sgd without momentum alone: set "
                     f"training.stages.{number}.optimizer.unary: {{kind: sgd, momentum: 0}}"
                 )
+
+    def _partly_known_labels_fit(self) -> None:
+        model, network = self.model, isinstance(self.model, ClassifierModel | EnergyModel)
+        if self.training.reveal is not None and not network:
+            raise ValueError(f"training.reveal: model.kind {model.kind} cannot be shown labels: set it to null")
+        if self.training.reveal is None and getattr(model, "observes", False):
+            raise ValueError("model.observes: no labels are shown in training: set training.reveal")
+        if self.objective.propensity is not None and self.objective.loss != "bce":
+            raise ValueError(f"objective.propensity: goes with loss bce alone, got {self.objective.loss}")
+        chunks = [key for key in ("label_chunk", "shortlist") if getattr(model, key, None) is not None]
+        chunks += ["output chunked"] if isinstance(getattr(model, "output", None), ChunkedOutputConfig) else []
+        given = {
+            "training.reveal": self.training.reveal is not None,
+            "evaluation.observed": bool(self.evaluation.observed),
+            "objective.propensity": self.objective.propensity is not None,
+        }
+        for key in (key for key, there in given.items() if there and chunks):
+            raise ValueError(f"{key}: needs all labels at once, and does not go with model.{chunks[0]}")
 
     def _shards_fit(self) -> None:
         """Labels are cut into shards where they come in chunks."""

@@ -53,6 +53,13 @@ class Planted(Section):
     allow_empty: bool = Field(default=False, description="keep documents without labels")
 
 
+class Missing(Section):
+    """Labels taken out of training documents, to see what learning from the others does; validation and test stay."""
+
+    fraction: Share = Field(default=0.5, description="chance that a label of a training document is taken out")
+    seed: int = Field(default=0, ge=0, description="of the draw")
+
+
 class Data(Section):
     """Which documents: a catalogue `name`, or `format` with files, or `planted`."""
 
@@ -96,6 +103,7 @@ class Data(Section):
     vectors: str | None = Field(
         default=None, min_length=1, description="GloVe or word2vec text file that initialises the embedding"
     )
+    missing: Missing | None = Field(default=None, description="take labels out of training; null: none")
     max_documents: Positive | None = Field(
         default=None, description="keep only the first this many documents of each split"
     )

@@ -247,11 +247,15 @@ class ChunkedOutputConfig(Section):
 OutputConfig = Annotated[LinearOutputConfig | ChunkedOutputConfig, Field(discriminator="kind")]
 
 
+_OBSERVES = "features have two more inputs a label, known to be true and known to be false"
+
+
 class ClassifierModel(Section):
     """logits = f U^T + u0: XML-CNN, Kim-CNN or bag of words with its own output layer."""
 
     kind: Literal["classifier"] = "classifier"
     features: Features = Field(description="x -> f")
+    observes: bool = Field(default=False, description=_OBSERVES)
     bias: bool = Field(default=True, description="of the output layer")
     output: OutputConfig = Field(default=LinearOutputConfig(), description="how its loss is computed")
 
@@ -286,6 +290,7 @@ class EnergyModel(Section):
 
     kind: Literal["energy_network"] = "energy_network"
     features: Features = Field(description="x -> f, computed once per x")
+    observes: bool = Field(default=False, description=_OBSERVES)
     energy: EnergyConfig = Field(description="(f, y) -> E")
     solver: SolverConfig = Field(default=MirrorDescentConfig(), description="E -> y")
     gradient: GradientConfig = Field(default=UnrollConfig(), description="how training differentiates inference")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from energynets.config_models import Above0, From0, Positive, Section, Share
 
@@ -81,6 +81,21 @@ class Parallel(Section):
     )
 
 
+class Reveal(Section):
+    """Labels shown in training: of each document a share drawn from low to high, anew in each epoch, true labels and
+    false alike. The model is given them, and the loss is of the rest."""
+
+    low: Share = Field(default=0.0, description="least share of a document's labels")
+    high: Share = Field(default=0.9, description="largest share")
+    validation: Share = Field(default=0.5, description="share shown in validation, whose rest is monitored")
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low: expected at most high, {self.high:g}, got {self.low:g}")
+        return self
+
+
 class Training(Section):
     """The loop: batches, stages, what is watched and what is kept."""
 
@@ -103,6 +118,7 @@ class Training(Section):
         default=None, description="steps between checkpoints; always one at each epoch's end"
     )
     cache: Literal["memory", "disk"] = Field(default="memory", description="where frozen features are kept")
+    reveal: Reveal | None = Field(default=None, description="labels that are shown to the model; null: none")
     parallel: Parallel = Field(default=Parallel(), description="processes that train together")
     compile: Literal["none", "engine", "graph"] = Field(
         default="none",

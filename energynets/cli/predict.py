@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from energynets.cli.json_lines import read_json_lines
 from energynets.cli.options import RunArgument
 from energynets.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from energynets.training import TrainedRun
 
 
@@ -22,19 +25,27 @@ def predict(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="Text, a document a line (- is stdin), or a data file.", show_default=False
+            metavar="INPUT",
+            help="Text, a document a line (- is stdin), or a data file; .jsonl with known labels.",
+            show_default=False,
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Labels of each document.")] = 5,
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="Reader of the file; default: lines of text, or the run's own format."),
+        typer.Option(
+            "--format",
+            help="Reader of the file, or jsonl; default: .jsonl by its name, lines of text, or the run's own format.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each document.")] = False,
 ) -> None:
     """Print the most probable labels of new documents; * marks those above the run's threshold.
 
     For an energy network, also each document's certificate: E(y) - min E is at most that, where the energy is convex.
+
+    Labels known beforehand come as JSON lines, {"text": "wheat exports", "known": {"wheat": true, "corn": false}}
+    (for a table, "features": {"column": value} instead of "text"): they are printed as known, and the rest is ranked.
 
     Example: echo "wheat exports rise" | energynets predict runs/reuters-spen - --top 3
     """
@@ -43,12 +54,13 @@ def predict(
     from energynets.training import predict as score
 
     trained = load_run(run)
-    inputs = _read(trained, source, file_format)
+    inputs, known = _read(trained, source, file_format)
     certificates = Certificates()
-    scores = score(trained, inputs, top=top, on_inference=certificates)
+    scores = score(trained, inputs, top=top, on_inference=certificates, observed=known)
     for number, found in enumerate(_documents(trained, scores)):
+        told = {} if known is None else _told(trained, known, number)
         if as_json:
-            row: dict[str, Any] = {"document": number, "labels": found}
+            row: dict[str, Any] = {"document": number, **({} if known is None else {"known": told}), "labels": found}
             if certificates.values:
                 row["certificate"] = certificates.values[number]
             elif certificates.note is not None:
@@ -56,7 +68,9 @@ def predict(
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             labels = (f"{label['name']} {label['score']:.3f}{'*' if label['predicted'] else ''}" for label in found)
-            typer.echo("\t".join(filter(None, (str(number + 1), "  ".join(labels), certificates.of(number)))))
+            facts = ", ".join(name if true else f"not {name}" for name, true in told.items())
+            said = f"known: {facts}" if facts else None
+            typer.echo("\t".join(filter(None, (str(number + 1), said, "  ".join(labels), certificates.of(number)))))
 
 
 def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:
@@ -69,25 +83,47 @@ def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]
                 "predicted": value > trained.threshold,
             }
             for label, value in zip(labels, values, strict=True)
+            if value >= 0  # a known label is below
         ]
 
 
-def _read(trained: TrainedRun, source: str, file_format: str | None) -> Any:
-    """Documents of the kind the run was trained on."""
+def _told(trained: TrainedRun, known: csr_array, document: int) -> dict[str, bool]:
+    here = slice(known.indptr[document], known.indptr[document + 1])
+    return {
+        trained.label_name(label): value > 0
+        for label, value in zip(known.indices[here].tolist(), known.data[here].tolist(), strict=True)
+    }
+
+
+def _read(trained: TrainedRun, source: str, file_format: str | None) -> tuple[Any, csr_array | None]:
+    """Documents of the kind the run was trained on, and what is known of their labels, where the file may say so."""
+    if file_format == "jsonl" or (file_format is None and source.endswith(".jsonl")):
+        inputs, known = read_json_lines(trained, _lines(source), "standard input" if source == "-" else source)
+        return _as_trained(trained, inputs), known
+    return _as_trained(trained, _read_inputs(trained, source, file_format)), None
+
+
+def _as_trained(trained: TrainedRun, inputs: Any) -> Any:
+    """Words of planted data are told by their names."""
+    from energynets.data.dataset import TextDocuments
+
+    planted = trained.experiment.data.planted
+    if planted is None or not isinstance(inputs, TextDocuments):
+        return inputs
+    from energynets.data.planted import PlantedSpec, tokens_of_texts
+
+    return tokens_of_texts(PlantedSpec(**planted.model_dump()), inputs)
+
+
+def _read_inputs(trained: TrainedRun, source: str, file_format: str | None) -> Any:
     from energynets.data.dataset import TextDocuments
 
     settings, raw = trained.experiment.data, trained.preparation.raw
     if file_format is None and (raw == "text" or settings.planted is not None):
-        inputs: Any = TextDocuments(tuple(_lines(source)))
-    elif source == "-":
-        raise ConfigError("predict: - reads lines of text; give a data file as INPUT, and its --format")
-    else:
-        inputs = _read_file(trained, source, file_format)
-    if settings.planted is not None and isinstance(inputs, TextDocuments):
-        from energynets.data.planted import PlantedSpec, tokens_of_texts
-
-        return tokens_of_texts(PlantedSpec(**settings.planted.model_dump()), inputs)
-    return inputs
+        return TextDocuments(tuple(_lines(source)))
+    if source == "-":
+        raise ConfigError("predict: - reads lines of text, or jsonl; give a data file as INPUT, and its --format")
+    return _read_file(trained, source, file_format)
 
 
 def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any:
@@ -102,7 +138,7 @@ def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any
     if name is None:
         raise ConfigError(f"predict: --format: expected the reader of {source}, one of {', '.join(sorted(READERS))}")
     if name not in READERS:
-        raise ConfigError(f"predict: --format: unknown format {name!r}{nearest(name, READERS)}")
+        raise ConfigError(f"predict: --format: unknown format {name!r}{nearest(name, [*READERS, 'jsonl'])}")
     options: dict[str, Any] = {}
     if name == own and entry is not None:
         options |= entry.facts.options

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 # Numbers that an optimiser keeps of each weight; torch's sgd keeps one where it has momentum.
 _STATE_NUMBERS = {"adam": 2, "adamw": 2}
 # First part of a weight's name within its feature network -> what tables call it; others keep their name.
-_PARTS = {"first": "hidden layers", "rest": "hidden layers"}
+_PARTS = {
+    "first": "hidden layers",
+    "rest": "hidden layers",
+    "known_true": "known labels",
+    "known_false": "known labels",
+}
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 def _components(model: nn.Module) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        room, part = (*name.split("."), "")[:2]
+        room, part = (*name.replace("features.network.", "features.").split("."), "")[:2]
         if room == "features":
             component = _PARTS.get(part, part)
         elif "unary" in (room, part):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch, TokenBatch
 from energynets.errors import NotConvergedWarning
+from energynets.features import Observing
 from energynets.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _features_bytes(experiment: Experiment, sizes: Sizes) -> tuple[int, int, int
             found.sum().backward()
         del found
     gradients = sum(weight.nbytes for weight in features.parameters() if weight.requires_grad)
-    missing = _missing_words(features, sizes.inputs - few.inputs)
+    missing = _missing_rows(features, sizes.inputs - few.inputs, sizes.labels - few.labels)
     return tracker.peak + missing, activations, gradients + missing
 
 
@@ -149,9 +150,12 @@ def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
     # Of the feature network its output is used alone.
     few = Sizes(POSITIVES, labels, experiment.model.features.kind != "bag_of_words")  # type: ignore[union-attr]
     model: Any = build_model(experiment, few)
+    if isinstance(model.features, Observing):  # what they would read has been read
+        model.features = model.features.network
     model.train()
     features = torch.randn(size, model.features.num_features, requires_grad="features" in stage.trains)
-    batch = Batch(CachedFeatures(features), made_up_labels(size, labels), torch.arange(size))
+    revealed = None if experiment.training.reveal is None else torch.arange(labels) % 2 > torch.zeros(size, 1)
+    batch = Batch(CachedFeatures(features), made_up_labels(size, labels), torch.arange(size), revealed)
     with stage_update(experiment, model, stage) as (update, optimizer):
         update.gradients(batch)  # optimisers make their state in their first step
         update.apply()
@@ -214,7 +218,10 @@ def _chunk(experiment: Experiment) -> int:
     return int(getattr(model, "label_chunk", None) or getattr(getattr(model, "output", None), "chunk", None) or 0)
 
 
-def _missing_words(features: nn.Module, count: int) -> int:
-    """Bytes of the gradient of what has a row for each of so many more words."""
+def _missing_rows(features: Any, words: int, labels: int) -> int:
+    """Bytes of the gradients of what has a row for each of so many more words, or of as many more labels."""
+    if isinstance(features, Observing):
+        own = 2 * labels * features.known_true.shape[1] * features.known_true.element_size()
+        return own + _missing_rows(features.network, words, 0)
     table: Any = getattr(features, "embedding", None) or getattr(features, "first", None)
-    return 0 if table is None else count * table.weight.shape[1] * table.weight.element_size()
+    return 0 if table is None else words * table.weight.shape[1] * table.weight.element_size()

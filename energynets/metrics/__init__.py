@@ -9,11 +9,12 @@ from scipy.sparse import csr_array
 
 from energynets.metrics.propensity import inverse_propensity, psndcg_at_k, psp_at_k
 from energynets.metrics.ranking import ndcg_at_k, precision_at_k
-from energynets.metrics.scores import TopScores
+from energynets.metrics.scores import NOT_RANKED, TopScores
 from energynets.metrics.sets import f1_example, f1_macro, f1_micro, hamming_loss, subset_accuracy
 from energynets.metrics.threshold import choose_threshold, predict_above, truncated
 
 __all__ = [
+    "NOT_RANKED",
     "SET_METRICS",
     "TopScores",
     "choose_threshold",
@@ -61,7 +62,8 @@ def evaluate_scores(
     Returns:
         `precision@k`, `ndcg@k`, `psp@k`, `psndcg@k` for each k; `f1_example`, `f1_micro`, `f1_macro`, `hamming_loss`,
         `subset_accuracy` at the threshold, and the same five with the suffix `_at_0.5`; `shortlist_recall` where the
-        scores know it: its mean over documents with labels, 0 where there are none.
+        scores know it: its mean over documents with labels, 0 where there are none. Where labels were left out of the
+        ranking, so must those of `labels` be; all is then of the rest, and `hamming_loss` is a share of its pairs.
 
     Raises:
         DataError: no documents.
@@ -78,6 +80,9 @@ def evaluate_scores(
         if value is not None:
             predicted = predict_above(scores, value)
             metrics |= {name + suffix: metric(predicted, labels) for name, metric in SET_METRICS.items()}
+    if scores.ranked is not None:  # the pairs left out are no chance to be wrong
+        share = scores.ranked.sum() / (len(scores) * scores.num_labels) or 1.0
+        metrics |= {name: value / share for name, value in metrics.items() if name.startswith("hamming_loss")}
     if scores.recall is not None:
         known = scores.recall[~np.isnan(scores.recall)]
         metrics["shortlist_recall"] = float(known.mean(dtype=np.float64)) if len(known) else 0.0

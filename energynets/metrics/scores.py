@@ -11,6 +11,9 @@ from scipy.special import expit
 
 from energynets.errors import DataError, ShapeError
 
+NOT_RANKED = np.float32(-1.0)
+"""Stands for the score of a label that was not to be ranked, below every probability and every threshold in use."""
+
 
 @dataclass(frozen=True, eq=False)
 class TopScores:
@@ -22,6 +25,8 @@ class TopScores:
         num_labels: L >= k.
         recall: where only a shortlist of labels was at choice, the share of each document's true labels in it, (N,)
             float32, NaN where it has none.
+        ranked: how many labels of each document were ranked, (N,), where some were left out, such as those known
+            beforehand; these stand behind all others, at `NOT_RANKED`. None: all L.
 
     Raises:
         ShapeError: shapes disagree, or an index is not in [0, L).
@@ -32,6 +37,7 @@ class TopScores:
     values: np.ndarray
     num_labels: int
     recall: np.ndarray | None = None
+    ranked: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.indices.ndim != 2 or self.indices.shape != self.values.shape:
@@ -56,8 +62,8 @@ class TopScores:
         return int(self.indices.shape[0])
 
     def __getitem__(self, rows: np.ndarray | slice) -> TopScores:
-        recall = None if self.recall is None else self.recall[rows]
-        return replace(self, indices=self.indices[rows], values=self.values[rows], recall=recall)
+        recall, ranked = (None if part is None else part[rows] for part in (self.recall, self.ranked))
+        return replace(self, indices=self.indices[rows], values=self.values[rows], recall=recall, ranked=ranked)
 
     @property
     def k(self) -> int:
@@ -73,6 +79,18 @@ class TopScores:
         """The same ranking with values 1 / (1 + exp(-value)): logits to probabilities, after ranking, so that
         saturation at 1 makes no ties."""
         return replace(self, values=expit(self.values))
+
+    def leaving_out(self, labels: np.ndarray, ranked: np.ndarray, k: int) -> TopScores:
+        """The k best of the other labels.
+
+        Args:
+            labels: which of `indices` to leave out, (N, self.k) bool.
+            ranked: how many labels of all L that leaves in each document, (N,).
+            k: scores to keep; all where fewer are there.
+        """
+        order = np.argsort(labels, axis=1, kind="stable")[:, :k]
+        values = np.take_along_axis(np.where(labels, NOT_RANKED, self.values), order, axis=1)
+        return replace(self, indices=np.take_along_axis(self.indices, order, axis=1), values=values, ranked=ranked)
 
     @classmethod
     def from_dense(cls, scores: np.ndarray, k: int) -> TopScores:
@@ -149,11 +167,13 @@ class TopScores:
         if len({(part.k, part.num_labels) for part in parts}) > 1:
             raise ShapeError(f"parts differ in (k, L): {sorted({(part.k, part.num_labels) for part in parts})}")
         recalls = [part.recall for part in parts if part.recall is not None]
+        ranked = [part.ranked for part in parts if part.ranked is not None]
         return cls(
             np.concatenate([part.indices for part in parts]),
             np.concatenate([part.values for part in parts]),
             parts[0].num_labels,
             np.concatenate(recalls) if len(recalls) == len(parts) else None,
+            np.concatenate(ranked) if len(ranked) == len(parts) else None,
         )
 
 

@@ -15,8 +15,9 @@ from energynets.data.prepare import Preparation, TextOptions
 from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
 from energynets.errors import ConfigError, DataError
-from energynets.features import FEATURES
+from energynets.features import FEATURES, Observing
 from energynets.inference import GRADIENTS, SOLVERS, Shortlist
+from energynets.metrics import inverse_propensity
 from energynets.models import Classifier, EnergyNetwork
 from energynets.output import ChunkedLinear
 
@@ -78,6 +79,8 @@ def build_dataset(
     reading = None if progress is None else progress.reading
     raw = load_dataset(
         **{name: getattr(settings, name) for name in _SOURCE},
+        missing=0.0 if settings.missing is None else settings.missing.fraction,
+        missing_seed=0 if settings.missing is None else settings.missing.seed,
         planted=None if settings.planted is None else settings.planted.model_dump(),
         progress=reading,
     )
@@ -140,6 +143,8 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         features = _build_features(settings.features, sizes, vectors)
+        if settings.observes:
+            features = Observing(features, sizes.labels)
         if settings.kind == "classifier":
             output = _build_output(settings, features, sizes)
             return Classifier(features, sizes.labels, bias=settings.bias, output=output)
@@ -153,6 +158,15 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
         shortlist = None if settings.shortlist is None else Shortlist(**settings.shortlist.model_dump())
         return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary, shortlist)
+
+
+def build_propensity(experiment: Experiment, dataset: MultiLabelDataset) -> float | Tensor | None:
+    """The chance that a true label is listed in a training document, as the objective says: one number, or (L,)."""
+    propensity = experiment.objective.propensity
+    if propensity != "jain":
+        return propensity
+    listed = dataset.documents.labels[dataset.splits["train"]]
+    return torch.from_numpy(1 / inverse_propensity(listed, *experiment.evaluation.propensity))
 
 
 def kind_label(experiment: Experiment) -> str:

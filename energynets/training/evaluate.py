@@ -94,6 +94,7 @@ def evaluate(
     loss: str = "bce",
     on_batch: OnBatch | None = None,
     on_inference: OnInference | None = None,
+    observed: float | None = None,
 ) -> dict[str, float]:
     """Metrics of a run or a model on one split.
 
@@ -113,14 +114,21 @@ def evaluate(
         loss: what the model was trained with; "softmax" gives probabilities over labels (a model's; a run has its own).
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
+        observed: fraction of each document's labels that the model is shown, true and false ones, in [0, 1); the rest
+            alone is measured, at a threshold chosen on the rest of validation.
 
     Returns:
-        metric -> value, fractions in [0, 1] (see `metric_names`); `shortlist_recall` of a model with a shortlist.
+        metric -> value, fractions in [0, 1] (see `metric_names`); `shortlist_recall` of a model with a shortlist;
+        `with_labels` with `observed`, the share of documents whose rest has a label.
 
     Raises:
-        ConfigError: a model without a data set.
+        ConfigError: a model without a data set, or a fraction that is none.
         DataError: no such split.
     """
+    from energynets.training.completion import rest_metrics, shown, sought
+
+    if observed is not None and not 0 <= observed < 1:
+        raise ConfigError(f"evaluate: expected a fraction of observed labels in [0, 1), got {observed:g}")
     from energynets.training.load import TrainedRun, load_run
 
     model = run_or_model
@@ -130,7 +138,8 @@ def evaluate(
         run = model
         dataset = run.prepare(dataset) if dataset is not None else run.dataset()
         measures = Measures.of(run.experiment.evaluation, dataset)
-        threshold, loss, model = run.threshold if threshold is None else threshold, run.loss, run.model
+        threshold = run.threshold_at(observed) if threshold is None else threshold
+        loss, model = run.loss, run.model
     else:
         if dataset is None:
             raise ConfigError("evaluate: a model needs a data set; only a run knows its own")
@@ -138,7 +147,10 @@ def evaluate(
     scoring: dict[str, Any] = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
     documents = dataset.split(split)
     if threshold is None and len(dataset.splits.get("validation", ())):
-        validation = dataset.split("validation")
-        threshold = measures.threshold(score(model, validation, **scoring), validation.labels)
-    scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference)
-    return measures.metrics(scores, documents.labels, FIXED_THRESHOLD if threshold is None else threshold)
+        validation, reveal = dataset.split("validation"), shown(observed, "validation")
+        threshold = measures.threshold(score(model, validation, **scoring, reveal=reveal), sought(validation, reveal))
+    threshold, reveal = FIXED_THRESHOLD if threshold is None else threshold, shown(observed, split)
+    scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference, reveal=reveal)
+    if observed is None:
+        return measures.metrics(scores, documents.labels, threshold)
+    return rest_metrics(measures, scores, sought(documents, reveal), threshold)

@@ -52,6 +52,8 @@ class StaticBatch:
     """
 
     def __init__(self, like: Batch, entries: int) -> None:
+        if like.left_out is not None:
+            raise CannotGraphError("known labels are checked on the CPU, and masks have no fixed place")
         inputs: Any = like.inputs
         if isinstance(inputs, CachedFeatures):
             inputs = CachedFeatures(torch.zeros_like(inputs.values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from scipy.sparse import csr_array
 from energynets.baselines import load_baseline
 from energynets.data.dataset import Documents, Inputs, MultiLabelDataset, TextDocuments, num_rows
 from energynets.data.prepare import Preparation
-from energynets.errors import CheckpointError
+from energynets.data.reveal import GivenReveal
+from energynets.errors import CheckpointError, DataError, ShapeError
 from energynets.metrics import TopScores
 from energynets.training.build import BuiltData, Sizes, build_dataset, build_model, prepared_documents
 from energynets.training.checkpoint import load_weights, read_file
@@ -50,6 +52,13 @@ class TrainedRun:
         """The threshold chosen on validation."""
         return float(self.result.threshold["value"])
 
+    def threshold_at(self, fraction: float | None) -> float | None:
+        """The one chosen with this fraction of the labels shown; None where the run did not measure that."""
+        if fraction is None:
+            return self.threshold
+        found = (self.result.observed or {}).get(f"{fraction:g}")
+        return None if found is None else float(found["threshold"])
+
     @property
     def loss(self) -> str:
         """The loss on logits, which says what probabilities are."""
@@ -69,6 +78,23 @@ class TrainedRun:
     def label_name(self, label: int) -> str:
         """The label's name, or its number where the data has no names."""
         return self.label_names[label] if self.label_names is not None else str(label)
+
+    def label_id(self, name: str, where: str = "label") -> int:
+        """The inverse of `label_name`; the first of several labels of one name.
+
+        Raises:
+            DataError: there is none, beginning with `where`.
+        """
+        count = int(self.result.data["labels"])
+        if self.label_names is None:
+            if not (name.isascii() and name.isdigit() and int(name) < count):
+                raise DataError(f"{where}: expected label numbers from 0 to {count - 1}, got {name!r}")
+            return int(name)
+        if name not in self.label_names:
+            close = difflib.get_close_matches(name, self.label_names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"the run has {count}, such as {self.label_names[0]!r}"
+            raise DataError(f"{where}: unknown label {name!r}: {hint}")
+        return self.label_names.index(name)
 
 
 def load_run(folder: str | Path, *, device: str = "auto") -> TrainedRun:
@@ -101,8 +127,9 @@ def predict(
     top: int = 5,
     batch_size: int = 256,
     on_inference: OnInference | None = None,
+    observed: csr_array | None = None,
 ) -> TopScores:
-    """The `top` most probable labels of new documents.
+    """The `top` most probable labels of new documents, those that are known left out.
 
     Args:
         run: a finished run, or its folder.
@@ -110,15 +137,30 @@ def predict(
         top: labels kept of each document.
         batch_size: documents at once.
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
+        observed: (N, L) CSR, 1 where a label is known to be true, -1 where it is known to be false, and nothing else.
 
     Returns:
         TopScores with indices (N, top) and values (N, top); `run.label_name` names them, and those above
-        `run.threshold` are the run's predicted set.
+        `run.threshold` are the run's predicted set. Where fewer labels are unknown than `top`, the others follow at
+        `NOT_RANKED`.
+
+    Raises:
+        ShapeError: `observed` is not (N, L).
+        DataError: it has other numbers.
     """
     if not isinstance(run, TrainedRun):
         run = load_run(run)
     if isinstance(inputs, list | tuple):
         inputs = TextDocuments(tuple(inputs))
-    labels = csr_array((num_rows(inputs), run.result.data["labels"]), dtype=np.float32)
+    shape = (num_rows(inputs), int(run.result.data["labels"]))
+    labels, reveal = csr_array(shape, dtype=np.float32), None
+    if observed is not None:
+        if observed.shape != shape:
+            raise ShapeError(f"observed: expected {shape}, got {observed.shape}")
+        if not (np.abs(observed.data) == 1).all():
+            raise DataError("observed: expected 1 for a label known to be true, -1 for one known to be false")
+        labels, reveal = csr_array(observed.maximum(0), dtype=np.float32), GivenReveal(observed)
+        labels.eliminate_zeros()
     documents = Documents(run.preparation.apply(inputs), labels)
-    return score(run.model, documents, k=top, batch_size=batch_size, loss=run.loss, on_inference=on_inference)
+    scoring: dict[str, Any] = {"k": top, "batch_size": batch_size, "loss": run.loss, "reveal": reveal}
+    return score(run.model, documents, **scoring, on_inference=on_inference)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import Batch, batches, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset
+from energynets.data.reveal import RandomReveal
 from energynets.errors import CheckpointError, ConfigError, InferenceError, TrainingError
 from energynets.features import FeatureCache
 from energynets.parallel.mesh import Mesh
@@ -129,7 +130,7 @@ class Loop:
             )
             stack.callback(optimizer.close)
             current = _Current(stage, view, parameters, optimizer)
-            if "features" not in stage.trains:
+            if "features" not in stage.trains and not getattr(self.model, "observes", False):
                 self._cache_features(current)
             self._restore_stage(optimizer)
             current.update = self._update(current)
@@ -162,8 +163,15 @@ class Loop:
         window = training.length_window if current.train_features is None else 1  # cached features have no padding
         order = training_order(self.train, training.batch_size, window, self.experiment.seed, at.order)
         current.view.train()
+        if "features" not in current.stage.trains:
+            self.model.features.eval()  # as a cache has them
+        reveal = None
+        if training.reveal is not None:
+            low, high = training.reveal.low, training.reveal.high
+            reveal = RandomReveal.training(low, high, self.experiment.seed, at.order)
+        features = current.train_features
         for batch in batches(
-            self.train, training.batch_size, order=order, start=at.step, features=current.train_features
+            self.train, training.batch_size, order=order, start=at.step, features=features, reveal=reveal
         ):
             began = time.perf_counter()
             self._step(current, batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,19 @@ from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch, batches
 from energynets.data.dataset import Documents
-from energynets.errors import InferenceError
+from energynets.data.reveal import GivenReveal, Reveal
+from energynets.errors import ConfigError, InferenceError
 from energynets.inference import InferenceResult
 from energynets.inference.engine.gathered import targets_at
-from energynets.metrics import TopScores
-from energynets.models import EnergyNetwork
+from energynets.metrics import NOT_RANKED, TopScores
+from energynets.models import EnergyNetwork, observed_in
 from energynets.objectives.losses import probabilities
 from energynets.top import top_positions
 from energynets.training.machine import synchronize
+
+# Scores a baseline is asked for where some will be left out: so many for one that is kept, and at least.
+_SPARE, _SPARE_LEAST = 4, 1024
+_BASELINE_ROWS = 1024
 
 OnBatch = Callable[[int, int], None]
 OnInference = Callable[[InferenceResult], None]
@@ -39,6 +44,7 @@ def score(
     on_batch: OnBatch | None = None,
     on_inference: OnInference | None = None,
     seconds: list[float] | None = None,
+    reveal: Reveal | None = None,
 ) -> TopScores:
     """The k largest probabilities of each document, with their labels.
 
@@ -54,6 +60,8 @@ def score(
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch, where the model is an energy network; not where
             it has its labels in chunks or a shortlist: the result is of all labels at once.
+        reveal: labels that the model is shown, as `documents.labels` have them. These, and labels that nobody knows
+            (`documents.unknown`), are not ranked.
         seconds: gets the seconds per document of each batch appended: transfer to the device, forward and top k.
 
     Returns:
@@ -61,47 +69,63 @@ def score(
         they are all that is held, 8 bytes a label kept.
 
     Raises:
+        ConfigError: labels to leave out of a ranking in chunks or of a shortlist.
         InferenceError: a score is not a number.
     """
     k = min(k, documents.num_labels)
     if not isinstance(model, nn.Module):
-        return _score_baseline(model, documents, k, on_batch, seconds)
+        return _score_baseline(model, documents, k, on_batch, seconds, reveal)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     streamed: Any = model if getattr(model, "streams", False) else None
+    partly = reveal is not None or documents.unknown is not None
+    if streamed is not None and partly:
+        raise ConfigError("labels in chunks or a shortlist: none can be known beforehand, or left out of the ranking")
     count = len(documents) if rows is None else len(rows)
     training = model.training
     model.eval()
     # Batches are written where they belong: stacking them afterwards would hold everything twice.
     found_NK, found_values_NK = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
     recall_N = None if getattr(model, "shortlist", None) is None else np.empty(count, np.float32)
+    ranked_N = np.empty(count, np.int64) if partly else None
     num_labels, done = documents.num_labels, 0
     try:
         with torch.no_grad():
-            for batch in batches(documents, batch_size, order=rows, features=features):
+            for batch in batches(documents, batch_size, order=rows, features=features, reveal=reveal):
                 began = time.perf_counter()
-                inputs = batch.inputs.to(device)
+                batch = batch.to(device)
+                inputs, left_out_BL, out_BK = batch.inputs, batch.left_out, None
                 if streamed is not None:
                     indices_BK, logits_BK, total_B, num_labels, candidates_BN = streamed.top_k(inputs, k)
                     log_values_BK = logits_BK - total_B[:, None]
                     values_BK = log_values_BK.exp() if loss == "softmax" else torch.sigmoid(logits_BK)
                 else:
+                    observed = observed_in(batch)
+                    given: dict[str, Any] = {} if observed is None else {"observed": observed}
                     if on_inference is not None and isinstance(model, EnergyNetwork):
-                        result = model.infer(inputs)
+                        result = model.infer(inputs, **given)
                         on_inference(result)
                         logits_BL = result.logits
                     else:
-                        logits_BL = model(inputs)
+                        logits_BL = model(inputs, **given)
+                    if left_out_BL is not None:
+                        logits_BL = logits_BL.masked_fill(left_out_BL, -torch.inf)
                     indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
+                    if left_out_BL is not None:
+                        out_BK = left_out_BL.gather(1, indices_BK)
+                        values_BK = values_BK.masked_fill(out_BK, float(NOT_RANKED))
                     logits_BK, num_labels = logits_BL.gather(1, indices_BK), logits_BL.shape[1]
                 here = slice(done, done + len(batch))
                 found_NK[here], values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
                 synchronize(device)
                 if seconds is not None:
                     seconds.append((time.perf_counter() - began) / len(batch))
+                if ranked_N is not None and left_out_BL is not None:
+                    ranked_N[here] = (~left_out_BL).sum(1).cpu().numpy()
                 if recall_N is not None:
                     recall_N[here] = shortlist_recall(candidates_BN, batch.labels)
                 # Not a number sorts first, so the kept logits show it; a sigmoid would hide an infinity.
-                bad_B = ~torch.isfinite(logits_BK).all(dim=1).cpu()
+                good_BK = torch.isfinite(logits_BK)
+                bad_B = ~(good_BK if out_BK is None else good_BK | out_BK).all(dim=1)
                 if bad_B.any():
                     row = int(batch.rows[bad_B][0])
                     raise InferenceError(
@@ -114,7 +138,7 @@ def score(
                     on_batch(done, count)
     finally:
         model.train(training)
-    return TopScores(found_NK, found_values_NK, num_labels, recall_N)
+    return TopScores(found_NK, found_values_NK, num_labels, recall_N, ranked_N)
 
 
 def shortlist_recall(candidates_BN: Tensor, labels: SparseBatch) -> np.ndarray:
@@ -141,16 +165,39 @@ def top_probabilities(logits_BL: Tensor, k: int, loss: str) -> tuple[Tensor, Ten
     return indices_BK, probabilities(logits_BL, loss).gather(1, indices_BK)
 
 
+def _leaving_out(scores: TopScores, out: Sequence[Reveal], k: int) -> TopScores:
+    """The k best labels of those that none of `out` has, some documents at a time."""
+    parts = []
+    for begin in range(0, len(scores), _BASELINE_ROWS):
+        part = scores[begin : begin + _BASELINE_ROWS]
+        rows = np.arange(begin, begin + len(part))[:, None]
+        left_out, everywhere = (
+            np.logical_or.reduce([reveal.at(rows, labels) for reveal in out])
+            for labels in (part.indices, np.arange(scores.num_labels))
+        )
+        parts.append(part.leaving_out(left_out, (~everywhere).sum(1), k))
+    return TopScores.concatenate(parts)
+
+
 def median_milliseconds(seconds: list[float]) -> float | None:
     """Median over batches of the seconds per document, in milliseconds; None without any."""
     return 1000 * statistics.median(seconds) if seconds else None
 
 
 def _score_baseline(
-    model: Any, documents: Documents, k: int, on_batch: OnBatch | None, seconds: list[float] | None
+    model: Any,
+    documents: Documents,
+    k: int,
+    on_batch: OnBatch | None,
+    seconds: list[float] | None,
+    reveal: Reveal | None,
 ) -> TopScores:
     began = time.perf_counter()
-    scores: TopScores = model.scores(documents, k)
+    out = [] if reveal is None else [reveal]
+    out += [] if documents.unknown is None else [GivenReveal(documents.unknown)]
+    scores: TopScores = model.scores(documents, min(max(_SPARE * k, _SPARE_LEAST), documents.num_labels) if out else k)
+    if out:
+        scores = _leaving_out(scores, out, k)
     if seconds is not None:
         seconds.append((time.perf_counter() - began) / max(1, len(documents)))
     if on_batch is not None:

@@ -16,6 +16,7 @@ from torch import nn
 from energynets.data.batches import batches, padded_share, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
+from energynets.data.reveal import RandomReveal
 from energynets.errors import DataError
 from energynets.metrics import TopScores, truncated
 from energynets.objectives import OBJECTIVES
@@ -26,11 +27,13 @@ from energynets.training.build import (
     Sizes,
     build_dataset,
     build_model,
+    build_propensity,
     build_vectors,
     kind_label,
     prepared_documents,
 )
 from energynets.training.checkpoint import Checkpoint
+from energynets.training.completion import rest_metrics, shown, sought
 from energynets.training.evaluate import FIXED_THRESHOLD, Measures, check_monitor
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, stop_message
@@ -190,7 +193,8 @@ class _Session:
 
     def _fit_network(self, model: nn.Module) -> Position:
         settings = self.experiment.objective
-        objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps)
+        propensity = build_propensity(self.experiment, self.dataset)
+        objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps, propensity=propensity)
         loop = Loop(
             model,
             objective,
@@ -242,6 +246,9 @@ class _Session:
                     f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
                     "each: raise evaluation.top"
                 )
+        observed = {
+            f"{fraction:g}": self._observed(model, fraction) for fraction in self.experiment.evaluation.observed
+        }
         trace = self._trace(model)
         if not self.mesh.first:
             return _said_by_first(self.mesh, self.run)
@@ -267,6 +274,7 @@ class _Session:
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
             trace=trace,
             padded_share=self._padded_share(model),
+            observed=observed or None,
         )
         self.run.finish(result)
         return _said_by_first(self.mesh, self.run)
@@ -274,7 +282,22 @@ class _Session:
     def _has(self, split: str) -> bool:
         return len(self.dataset.splits.get(split, ())) > 0
 
-    def _score(self, model: Any, split: str, seconds: list[float]) -> tuple[Documents, TopScores | None]:
+    def _observed(self, model: Any, fraction: float) -> dict[str, Any]:
+        """Threshold and metrics of the rest where a fraction of the labels is shown."""
+        threshold, metrics = FIXED_THRESHOLD, {}
+        for split in filter(self._has, ("validation", "test")):
+            reveal = shown(fraction, split)
+            documents, scores = self._score(model, split, [], reveal)
+            if scores is not None:
+                labels = sought(documents, reveal)
+                if split == "validation":
+                    threshold = self.measures.threshold(scores, labels)
+                metrics[split] = rest_metrics(self.measures, scores, labels, threshold)
+        return {"threshold": threshold, **metrics}
+
+    def _score(
+        self, model: Any, split: str, seconds: list[float], reveal: RandomReveal | None = None
+    ) -> tuple[Documents, TopScores | None]:
         """Documents of a split, and on the first process their scores."""
 
         def scored(done: int, total: int) -> None:
@@ -294,6 +317,7 @@ class _Session:
             rows=self.mesh.rows(len(documents), self.experiment.evaluation.batch_size),
             on_batch=scored,
             seconds=seconds,
+            reveal=reveal,
         )
         return documents, self.mesh.collect(scores)
 

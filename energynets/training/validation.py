@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from energynets.data.batches import Batch, batches
 from energynets.data.dataset import MultiLabelDataset
 from energynets.parallel.mesh import Mesh
 from energynets.parallel.share import labels_of
+from energynets.training.completion import shown, sought
 from energynets.training.evaluate import Measures, check_monitor, smaller_is_better
 from energynets.training.score import OnBatch, score
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Validator:
-    """Evaluates on the validation split, at the threshold that is best there.
+    """Evaluates on the validation split, at the threshold that is best there; where training reveals labels, the rest.
 
     Args:
         experiment: its `evaluation`, `training.monitor` and `objective.loss`.
@@ -53,6 +55,8 @@ class Validator:
         self.mesh = Mesh() if mesh is None else mesh
         self.batch_size = experiment.evaluation.batch_size
         self.loss = experiment.objective.loss
+        settings = experiment.training.reveal
+        self.reveal = shown(None if settings is None else settings.validation, "validation")
 
     def metrics(self, model: Any, features: Tensor | None) -> dict[str, float]:
         """Every metric of a model; `loss` where it is monitored.
@@ -76,12 +80,13 @@ class Validator:
             rows=self.mesh.rows(len(documents), self.batch_size),
             features=features,
             on_batch=self.on_batch,
+            reveal=self.reveal,
         )
         scores = self.mesh.collect(own)
         metrics: dict[str, float] = {}
         if scores is not None:
-            threshold = self.measures.threshold(scores, documents.labels)
-            metrics = self.measures.metrics(scores, documents.labels, threshold)
+            labels = sought(documents, self.reveal)
+            metrics = self.measures.metrics(scores, labels, self.measures.threshold(scores, labels))
         metrics = self.mesh.first_says(metrics)
         if self.monitor == "loss":
             metrics["loss"] = self._mean_loss(model, features)
@@ -98,9 +103,9 @@ class Validator:
         count = len(self.documents) if rows is None else len(rows)
         total, done = 0.0, 0
         with torch.no_grad():
-            for batch in batches(self.documents, self.batch_size, order=rows, features=features):
+            for batch in batches(self.documents, self.batch_size, order=rows, features=features, reveal=self.reveal):
                 labels = labels_of(batch.labels, self.mesh.shard)
-                own = Batch(batch.inputs, labels, batch.rows).to(self.device)
+                own = replace(batch, labels=labels).to(self.device)
                 total += float(self.objective(model, own)) * len(batch)
                 done += len(batch)
                 self.on_batch(done, count)
