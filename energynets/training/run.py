@@ -1,9 +1,10 @@
 """The run folder: what a run writes, and reading it back.
 
-    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  checkpoints/  preparation/
+    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  diagnostics.json  checkpoints/
+                  preparation/
 
 While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone
-(for a baseline, the folder `baseline/`).
+(for a baseline, the folder `baseline/`). `diagnostics.json` is of energy networks alone.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class RunFolder:
         self.environment = self.folder / "environment.json"
         self.metrics = self.folder / "metrics.jsonl"
         self.result = self.folder / "result.json"
+        self.diagnostics = self.folder / "diagnostics.json"
         self.preparation = self.folder / "preparation"
         self.label_names = self.folder / "preparation" / "label_names.json"
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", writes=writes)
@@ -245,6 +247,11 @@ class RunFolder:
             write_file(self.model, checkpoint)
         else:
             take_part(checkpoint.tensors)
+
+    def save_diagnostics(self, diagnostics: Mapping[str, Any] | None) -> None:
+        """What an energy has learned; nothing where there is no energy."""
+        if self.writes and diagnostics is not None:
+            write_json(self.diagnostics, plain(diagnostics))
 
     def finish(self, result: RunResult) -> None:
         """Write result.json, then drop what only resuming needed."""

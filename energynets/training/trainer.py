@@ -17,7 +17,7 @@ from energynets.data.batches import batches, padded_share, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
-from energynets.metrics import TopScores, truncated
+from energynets.metrics import TopScores, predict_above, truncated
 from energynets.objectives import OBJECTIVES
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
@@ -31,6 +31,7 @@ from energynets.training.build import (
     prepared_documents,
 )
 from energynets.training.checkpoint import Checkpoint
+from energynets.training.diagnostics import TRACED, Diagnostics, diagnose
 from energynets.training.evaluate import FIXED_THRESHOLD, Measures, check_monitor
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, stop_message
@@ -49,8 +50,6 @@ from energynets.training.stages import Position
 if TYPE_CHECKING:
     from energynets.config import Experiment
 
-# Documents of validation whose inference is recorded step by step.
-TRACED = 256
 TRACED_NUMBERS = 1 << 22  # of one (B, L) tensor
 
 
@@ -268,6 +267,7 @@ class _Session:
             trace=trace,
             padded_share=self._padded_share(model),
         )
+        self.run.save_diagnostics(self._diagnostics(model, threshold))
         self.run.finish(result)
         return _said_by_first(self.mesh, self.run)
 
@@ -296,6 +296,19 @@ class _Session:
             seconds=seconds,
         )
         return documents, self.mesh.collect(scores)
+
+    def _diagnostics(self, model: Any, threshold: float) -> dict[str, Any] | None:
+        """What the energy has learned, for people; None where there is none."""
+        how = Diagnostics(
+            self.dataset,
+            self.data.raw.documents,
+            lambda scores: predict_above(scores, threshold),
+            top=self.measures.top,
+            loss=self.experiment.objective.loss,
+            batch_size=self.experiment.evaluation.batch_size,
+            device=self.device,
+        )
+        return diagnose(model, how, label_shards=self.mesh.labels)
 
     def _padded_share(self, model: Any) -> float | None:
         """Of the batches of the first epoch."""
