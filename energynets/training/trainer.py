@@ -237,6 +237,7 @@ class _Session:
             test, scores = self._score(model, "test", seconds)
             if scores is not None:
                 metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
+                self.run.save_documents(self.measures.documents(scores, test.labels, threshold))
             if scores is not None and (cut := truncated(scores, threshold)):
                 self.progress.note(
                     f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
