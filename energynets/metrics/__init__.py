@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from energynets.metrics.calibration import Calibration, calibration
+from energynets.metrics.documents import document_values
 from energynets.metrics.propensity import inverse_propensity, psndcg_at_k, psp_at_k
 from energynets.metrics.ranking import ndcg_at_k, precision_at_k
 from energynets.metrics.scores import TopScores
@@ -20,6 +21,7 @@ __all__ = [
     "TopScores",
     "calibration",
     "choose_threshold",
+    "document_values",
     "evaluate_scores",
     "f1_example",
     "f1_macro",

@@ -13,7 +13,7 @@ from torch import nn
 
 from energynets.data.dataset import MultiLabelDataset
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import TopScores, choose_threshold, evaluate_scores, inverse_propensity
+from energynets.metrics import TopScores, choose_threshold, document_values, evaluate_scores, inverse_propensity
 from energynets.training.score import OnBatch, OnInference, score
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class Measures:
     def metrics(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, float]:
         """Every metric of `metric_names`, and `shortlist_recall` of a model with a shortlist."""
         return evaluate_scores(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
+
+    def documents(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, np.ndarray]:
+        """Document by document, those metrics that are means over documents."""
+        return document_values(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
 
 
 def evaluate(

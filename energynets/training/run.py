@@ -1,7 +1,7 @@
 """The run folder: what a run writes, and reading it back.
 
-    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  diagnostics.json  checkpoints/
-                  preparation/
+    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  documents.npz  diagnostics.json
+                  checkpoints/  preparation/
 
 While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone
 (for a baseline, the folder `baseline/`). `diagnostics.json` is of energy networks alone.
@@ -15,15 +15,18 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from energynets.errors import CheckpointError, ConfigError, NotWrittenError
 from energynets.parallel.whole import take_part
 from energynets.training.checkpoint import Checkpoint, CheckpointFolder, write_file
-from energynets.training.files import TEMPORARY, write_json, write_text
+from energynets.training.files import TEMPORARY, write_atomically, write_json, write_text
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -123,6 +126,7 @@ class RunFolder:
         self.metrics = self.folder / "metrics.jsonl"
         self.result = self.folder / "result.json"
         self.diagnostics = self.folder / "diagnostics.json"
+        self.documents = self.folder / "documents.npz"
         self.preparation = self.folder / "preparation"
         self.label_names = self.folder / "preparation" / "label_names.json"
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", writes=writes)
@@ -256,6 +260,19 @@ class RunFolder:
         if self.writes and diagnostics is not None:
             write_json(self.diagnostics, plain(diagnostics))
 
+    def save_documents(self, values: Mapping[str, np.ndarray]) -> None:
+        """Metrics of the test split document by document, in the split's order: what a paired test compares.
+
+        Args:
+            values: metric -> (N,) float32.
+        """
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez_compressed(file, **values)  # type: ignore[arg-type]
+
+        write_atomically(self.documents, write)
+
     def finish(self, result: RunResult) -> None:
         """Write result.json, then drop what only resuming needed."""
         write_json(self.result, plain(result.to_dict()))
@@ -278,6 +295,20 @@ class RunFolder:
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{self.result}: not what a run writes ({error})") from None
+
+    def read_documents(self) -> dict[str, np.ndarray]:
+        """What `save_documents` wrote; empty where there is none: no test split, or a run of an earlier version.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            with np.load(self.documents, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{self.documents}: not what a run writes ({error})") from None
 
     def read_label_names(self) -> tuple[str, ...] | None:
         """Names of the labels, where the data has any."""

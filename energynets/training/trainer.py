@@ -238,6 +238,7 @@ class _Session:
             if scores is not None:
                 metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
                 reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
+                self.run.save_documents(self.measures.documents(scores, test.labels, threshold))
             if scores is not None and (cut := truncated(scores, threshold)):
                 self.progress.note(
                     f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
