@@ -39,7 +39,8 @@ def spen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_folder(spen: Path) -> None:
     assert {path.name for path in spen.iterdir()} == {
-        "config.yaml", "environment.json", "metrics.jsonl", "result.json", "documents.npz", "checkpoints", "preparation",
+        "config.yaml", "environment.json", "metrics.jsonl", "result.json", "documents.npz", "checkpoints",
+        "preparation",
     }  # fmt: skip
     assert Experiment.load(spen / "config.yaml").model.kind == "energy_network"
     environment = json.loads((spen / "environment.json").read_text())
