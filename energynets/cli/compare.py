@@ -28,6 +28,9 @@ def compare(
     linear: Annotated[
         bool, typer.Option(help="Add a one-vs-rest linear line where no row is linear or nearest neighbours.")
     ] = True,
+    reference: Annotated[
+        str | None, typer.Option(help="Row that others are tested against; default: the best without an energy.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +55,9 @@ def compare(
     watcher = Watcher(experiments[0].training.monitor, quiet=quiet)
     try:
         with watcher, _stopping():
-            comparison = run_comparison(experiments, seeds=seeds, folder=folder, linear=linear, progress=watcher)
+            comparison = run_comparison(
+                experiments, seeds=seeds, folder=folder, linear=linear, reference=reference, progress=watcher
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
     if as_json:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
+from energynets.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from energynets.compare.statistics import Difference
     from energynets.config import Experiment
 
 # Their result does not depend on the experiment's seed: run once.
@@ -49,6 +54,8 @@ class Row:
         curves: per finished seed, the lines of metrics.jsonl.
         failures: seed -> why it has no result.
         config: the resolved configuration, YAML.
+        energy: whether the model has one.
+        documents: per finished seed, metric -> (N,) values of the test documents; empty mappings where none were kept.
     """
 
     name: str
@@ -57,6 +64,13 @@ class Row:
     curves: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     failures: Mapping[int, str] = field(default_factory=dict)
     config: str = ""
+    energy: bool = False
+    documents: tuple[Mapping[str, np.ndarray], ...] = ()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether no seed changes its result."""
+        return self.kind in DETERMINISTIC
 
     @property
     def learned(self) -> bool:
@@ -66,6 +80,15 @@ class Row:
     def metric(self, name: str, split: str = "test") -> Spread | None:
         """A metric over seeds."""
         return Spread.of(result["metrics"].get(split, {}).get(name) for result in self.results)
+
+    def value(self, place: int, metric: str, split: str = "test") -> float | None:
+        """A metric of the result at a place in `results`."""
+        found = self.results[place]["metrics"].get(split, {}).get(metric)
+        return float(found) if found is not None and math.isfinite(found) else None
+
+    def document_values(self, place: int, metric: str) -> np.ndarray | None:
+        """The same document by document, (N,) on test; None where it was not kept."""
+        return self.documents[place].get(metric) if place < len(self.documents) else None
 
     def quantity(self, name: str) -> Spread | None:
         """Another number of result.json over seeds: train_seconds, inference_ms_per_document, ..."""
@@ -91,6 +114,8 @@ class Comparison:
         threshold_rule: what the threshold maximises on validation.
         environment: where it ran, of the first run that says.
         created: ISO time, UTC.
+        monitor: the validation metric that training watched, by which the reference was chosen.
+        reference: name of the row that others are compared with; None where there is none.
     """
 
     name: str
@@ -102,6 +127,15 @@ class Comparison:
     threshold_rule: str
     environment: Mapping[str, Any]
     created: str
+    monitor: str = "f1_example"
+    reference: str | None = None
+
+    @functools.cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Every learned row against the reference, in every headline metric."""
+        from energynets.compare.statistics import differences
+
+        return differences([self])
 
     @property
     def failures(self) -> list[str]:
@@ -134,6 +168,9 @@ class Comparison:
             "data": dict(self.data),
             "threshold_rule": self.threshold_rule,
             "environment": dict(self.environment),
+            "monitor": self.monitor,
+            "reference": self.reference,
+            "differences": [asdict(difference) for difference in self.differences],
             "rows": rows,
         }
 
@@ -148,6 +185,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     folder: str | Path | None = None,
     linear: bool = True,
+    reference: str | None = None,
     progress: CompareProgress | None = None,
 ) -> Comparison:
     """Train every experiment under every seed and put them in one table.
@@ -161,6 +199,7 @@ def compare(
         folder: default comparisons/<first experiment's name>.
         linear: put a one-vs-rest linear line first where the experiments bring neither one nor nearest neighbours: a
             table without such a line means little.
+        reference: name of the row that others are tested against; None is the best row without an energy on validation.
         progress: listener.
 
     Returns:
@@ -179,6 +218,9 @@ def compare(
     folder = Path(folder) if folder is not None else Path("comparisons") / experiments[0].name
     if linear:
         experiments = with_linear_line(experiments)
+    names = [experiment.name for experiment in experiments]
+    if reference is not None and reference not in names:
+        raise ConfigError(f"compare: reference {reference!r} is none of the rows{nearest(reference, names)}")
     progress = progress or CompareProgress()
     cells = [
         Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}")
@@ -202,6 +244,9 @@ def compare(
             failures[cell.name] = failure or "no result"
         progress.finished(cell, result, failure, kept[cell.name] is not None)
     comparison = _gather(experiments, cells, results, failures, chosen, folder)
+    from energynets.compare.statistics import choose_reference
+
+    comparison = replace(comparison, reference=choose_reference(comparison, reference))
     from energynets.compare.files import write
 
     write(comparison)
@@ -238,6 +283,8 @@ def _gather(
     seeds: tuple[int, ...],
     folder: Path,
 ) -> Comparison:
+    from energynets.training.run import RunFolder
+
     rows = []
     for experiment in experiments:
         own = [cell for cell in cells if cell.experiment is experiment]
@@ -250,6 +297,8 @@ def _gather(
                 curves=tuple(_read_lines(cell.folder / "metrics.jsonl") for cell in done),
                 failures={cell.seed: failures[cell.name] for cell in own if cell.name in failures},
                 config=experiment.to_yaml(),
+                energy=experiment.model.kind == "energy_network",
+                documents=tuple(RunFolder(cell.folder).read_documents() for cell in done),
             )
         )
     first = next(iter(results.values()), {})
@@ -264,7 +313,14 @@ def _gather(
         threshold_rule=experiments[0].evaluation.threshold_rule,
         environment=next((found for found in environments if found), {}),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        monitor=_monitor(experiments),
     )
+
+
+def _monitor(experiments: Sequence[Experiment]) -> str:
+    """The metric that most of the trained rows watched."""
+    found = [e.training.monitor for e in experiments if e.model.kind not in DETERMINISTIC] or ["f1_example"]
+    return max(found, key=found.count)
 
 
 def order_rows(rows: Iterable[Row]) -> tuple[Row, ...]:

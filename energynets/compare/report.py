@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from energynets import __version__
 from energynets.compare import plots
-from energynets.compare.table import Column, best, caption, columns, label
+from energynets.compare.statistics import MARKS, verdict
+from energynets.compare.table import Column, caption, columns, label
 from energynets.errors import MissingExtraError
 from energynets.strict_yaml import parse_yaml
 
@@ -87,7 +88,8 @@ def _row(comparison: Comparison, shown: list[Column], costs: list[Column], row: 
     cells = []
     for column in shown:
         mean, _, std = column.text(row).partition(" ± ")
-        cells.append({"mean": mean, "std": std, "best": any(row is top for top in best(column, comparison.rows))})
+        found = verdict(comparison, row, column.key)
+        cells.append({"mean": mean, "std": std, "verdict": found, "mark": MARKS.get(found, "")})
     stages = row.results[0].get("stages", []) if row.results else []
     return {
         "name": row.name,

@@ -202,3 +202,14 @@ def _interrupt_once_it_trains(process: subprocess.Popen[str], run: Path) -> None
     assert process.returncode == 130
     assert "the same command continues where this one stopped" in errors
     assert list((run / "checkpoints").glob("checkpoint-*.safetensors")), "the run saved itself"
+
+
+def test_the_reference_is_chosen_or_named(tmp_path: Path, faked: list[str]) -> None:
+    experiments = [experiment("cnn"), experiment("line", "linear")]
+    found = compare(experiments, seeds=2, folder=tmp_path / "c")
+    assert (found.reference, found.monitor) == ("cnn", "f1_example")
+    assert compare(experiments, seeds=2, folder=tmp_path / "c", reference="line").reference == "line"
+    ran = len(faked)
+    with pytest.raises(ConfigError, match=r"reference 'lime' is none of the rows \(did you mean 'line'"):
+        compare(experiments, seeds=5, folder=tmp_path / "c", reference="lime")
+    assert len(faked) == ran, "told before anything runs"
