@@ -56,6 +56,7 @@ class Row:
         config: the resolved configuration, YAML.
         energy: whether the model has one.
         documents: per finished seed, metric -> (N,) values of the test documents; empty mappings where none were kept.
+        diagnostics: per finished seed, what its diagnostics.json says; empty mappings where there is none.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Row:
     config: str = ""
     energy: bool = False
     documents: tuple[Mapping[str, np.ndarray], ...] = ()
+    diagnostics: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def deterministic(self) -> bool:
@@ -299,6 +301,7 @@ def _gather(
                 config=experiment.to_yaml(),
                 energy=experiment.model.kind == "energy_network",
                 documents=tuple(RunFolder(cell.folder).read_documents() for cell in done),
+                diagnostics=tuple(RunFolder(cell.folder).read_diagnostics() for cell in done),
             )
         )
     first = next(iter(results.values()), {})

@@ -310,6 +310,22 @@ class RunFolder:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{self.documents}: not what a run writes ({error})") from None
 
+    def read_diagnostics(self) -> dict[str, Any]:
+        """What `save_diagnostics` wrote; empty where there is none: no energy, or a run of an earlier version.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            found = json.loads(self.diagnostics.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CheckpointError(f"{self.diagnostics}: not what a run writes ({error})") from None
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self.diagnostics}: not what a run writes (expected an object)")
+        return found
+
     def read_label_names(self) -> tuple[str, ...] | None:
         """Names of the labels, where the data has any."""
         names = json.loads(self.label_names.read_text(encoding="utf-8"))

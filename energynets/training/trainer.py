@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -308,11 +308,16 @@ class _Session:
             self.data.raw.documents,
             lambda scores: predict_above(scores, threshold),
             top=self.measures.top,
+            choose=self._choose,
             loss=self.experiment.objective.loss,
             batch_size=self.experiment.evaluation.batch_size,
             device=self.device,
         )
         return diagnose(model, how, label_shards=self.mesh.labels)
+
+    def _choose(self, scores: TopScores, labels: Any) -> Callable[[TopScores], Any]:
+        threshold = self.measures.threshold(scores, labels)
+        return lambda others: predict_above(others, threshold)
 
     def _padded_share(self, model: Any) -> float | None:
         """Of the batches of the first epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,68 @@ def with_verdicts(folder: Path, seeds: int = 10) -> Comparison:
     )
     found = comparison(folder)
     return dataclasses.replace(found, rows=rows, seeds=tuple(range(seeds)))
+
+
+def diagnostics(*, convex: bool = False) -> dict[str, Any]:
+    """A diagnostics.json of labels that have names."""
+    pair = {"first": 0, "second": 3, "coupling": -0.5, "log_odds": 0.5, "together": 7, "expected": 1.5}
+    repelling = {**pair, "second": 2, "coupling": 0.25, "log_odds": -0.25, "together": 0}
+    example = {
+        "document": 17,
+        "excerpt": "a <i>graph</i> of the web",
+        "true": [0, 3],
+        "unary": [0, 2],
+        "energy": [0, 3],
+    }
+    worse = {**example, "document": 18, "excerpt": None, "energy": [2], "f1_unary": 0.5, "f1_energy": 0.0}
+    return {
+        "certificates": {"split": "validation", "values": [0.0, 1e-4, 2e-3, 0.5, None]}
+        if convex
+        else {"skipped": "no certificate: not convex"},
+        "ties": {
+            "split": "validation",
+            "documents": 10,
+            "labels": 4,
+            "tau": 1.0,
+            "attracting": [pair],
+            "repelling": [repelling],
+            "measurements": [{"row": 5, "slope": 0.1, "curvature": -0.25, "weights": [[0, 1.5], [3, -0.5]]}],
+        },
+        "changes": {
+            "split": "test",
+            "documents": 10,
+            "changed": 4,
+            "better": 2,
+            "worse": 1,
+            "f1_unary": 0.4,
+            "f1_energy": 0.5,
+            "better_examples": [{**example, "f1_unary": 0.5, "f1_energy": 1.0}],
+            "worse_examples": [worse],
+        },
+        "label_names": {"0": "TAG_graph", "2": "TAG_<b>", "3": "TAG_web"},
+    }
+
+
+def calibration(confidences: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, Any]:
+    """Bins as runs write them, one of them empty."""
+    bins = [
+        {"low": place / 4, "high": (place + 1) / 4, "count": 100, "confidence": value, "frequency": value**2}
+        for place, value in enumerate(confidences)
+    ]
+    bins.append({"low": 0.75, "high": 1.0, "count": 0, "confidence": None, "frequency": None})
+    return {"split": "test", "ece": 0.02, "bins": bins}
+
+
+def full(folder: Path) -> Comparison:
+    """A comparison whose report has something in every section."""
+    found = with_verdicts(folder)
+    spen = comparison(folder).rows[2]
+    rows = []
+    for row in found.rows:
+        results = tuple({**one, "calibration": calibration()} for one in row.results)
+        if row.energy:
+            results = tuple({**one, "trace": spen.results[0]["trace"]} for one in results)
+        said = tuple(diagnostics(convex=row.name == "icnn") for _ in results) if row.energy else ({},) * len(results)
+        curves = spen.curves[:1] * len(results) if row.kind != "linear" else ()
+        rows.append(dataclasses.replace(row, results=results, diagnostics=said, curves=curves))
+    return dataclasses.replace(found, rows=tuple(rows))

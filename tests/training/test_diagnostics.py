@@ -22,10 +22,10 @@ from energynets.data.batches import SparseBatch
 from energynets.data.dataset import Documents, MultiLabelDataset, TextDocuments
 from energynets.energies import ICNN, SPEN, Energy
 from energynets.inference import MirrorDescent
-from energynets.metrics import f1_example, predict_above
+from energynets.metrics import TopScores, choose_threshold, f1_example, predict_above
 from energynets.models import Classifier, EnergyNetwork
 from energynets.training.diagnostics import Diagnostics, diagnose
-from energynets.training.diagnostics.changes import excerpt
+from energynets.training.diagnostics.excerpts import Excerpts
 
 L = 5
 
@@ -175,14 +175,40 @@ def test_what_cannot_be_looked_at_says_why() -> None:
     assert "no unary" in own["changes"]["skipped"]
 
 
+def test_the_unary_gets_the_rule_that_is_best_for_it() -> None:
+    """All logits raised by 3: at 1/2 the unary alone would predict nearly everything."""
+    model, how = planted(400)
+    with torch.no_grad():
+        model.energy.unary.bias = nn.Parameter(torch.full((L,), 3.0))  # type: ignore[union-attr]
+
+    def choose(scores: TopScores, labels: csr_array) -> Any:
+        threshold = choose_threshold(scores, labels)
+        return lambda others: predict_above(others, threshold)
+
+    fixed, fair = diagnose(model, how), diagnose(model, replace(how, choose=choose))
+    assert fixed is not None
+    assert fair is not None
+    assert fair["changes"]["f1_unary"] > fixed["changes"]["f1_unary"] + 0.1
+    assert fair["changes"]["f1_energy"] == fixed["changes"]["f1_energy"]
+    validation, test = how.dataset.split("validation"), how.dataset.split("test")
+    scores = [TopScores.from_dense(1 / (1 + np.exp(-3 - d.inputs.toarray())), L) for d in (validation, test)]  # type: ignore[union-attr]
+    expected = f1_example(predict_above(scores[1], choose_threshold(scores[0], validation.labels)), test.labels)
+    assert fair["changes"]["f1_unary"] == pytest.approx(expected)
+
+
 def test_excerpts() -> None:
     labels = csr_array(np.zeros((1, 1), np.float32))
     long = " ".join(f"word{i}" for i in range(40))
-    assert excerpt(Documents(TextDocuments((long,)), labels), 0) == " ".join(f"word{i}" for i in range(24)) + " …"
-    assert excerpt(Documents(TextDocuments(("a  few\nwords",)), labels), 0) == "a few words"
+    first_words = " ".join(f"word{i}" for i in range(24)) + " …"
+    assert Excerpts(Documents(TextDocuments((long,)), labels)).of(0) == first_words
+    assert Excerpts(Documents(TextDocuments(("a  few\nwords",)), labels)).of(0) == "a few words"
     table = csr_array(np.array([[0.0, 2, 5]], np.float32))
-    assert excerpt(Documents(table, labels, feature_names=("x", "y", "z")), 0) == "z, y"
-    assert excerpt(Documents(table, labels), 0) is None
+    assert Excerpts(Documents(table, labels, feature_names=("x", "y", "z"))).of(0) == "z, y"
+    assert Excerpts(Documents(table, labels)).of(0) is None
+    words = csr_array(np.array([[1.0, 1, 1], [1, 0, 1], [1, 0, 0]], np.float32))
+    three = csr_array(np.zeros((3, 1), np.float32))
+    named = Excerpts(Documents(words, three, feature_names=("the", "rare", "some")))
+    assert named.of(0) == "rare, some, the"
 
 
 def test_a_run_writes_them_and_keeps_its_bits(tmp_path: Path) -> None:

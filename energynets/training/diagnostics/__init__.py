@@ -33,6 +33,8 @@ class Diagnostics:
         dataset: prepared for the model.
         raw: the same documents as read, for excerpts.
         predict: scores -> label sets (N, L), the run's own rule.
+        choose: scores and labels of validation -> the rule of this kind that is best there, for the unary alone: at
+            the threshold of another model its predictions would say little. None leaves it the run's.
         top: scores kept of each document.
         loss: what probabilities are, as `objectives.losses.probabilities` takes it.
         batch_size: documents at once, fewer where there are many labels.
@@ -43,6 +45,7 @@ class Diagnostics:
     raw: Documents
     predict: Callable[[TopScores], csr_array]
     top: int
+    choose: Callable[[TopScores, csr_array], Callable[[TopScores], csr_array]] | None = None
     loss: str = "bce"
     batch_size: int = 256
     device: torch.device | str = "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from energynets.data.dataset import Documents, TextDocuments
+from energynets.data.batches import batches
 from energynets.metrics import TopScores
+from energynets.training.diagnostics.excerpts import Excerpts
 from energynets.training.diagnostics.inferred import inferred
 from energynets.training.score import top_probabilities
 
@@ -19,12 +21,10 @@ if TYPE_CHECKING:
     from energynets.training.diagnostics import Diagnostics
 
 EXAMPLES = 6  # of each kind
-_WORDS = 24
-_FEATURES = 12
 
 
 def changes(model: EnergyNetwork, how: Diagnostics, split: str, examined: int) -> dict[str, Any]:
-    """The energy's predictions beside those of its unary alone, sigmoid(phi), under the same rule.
+    """The energy's predictions beside those of its unary alone, sigmoid(phi), each under its own rule.
 
     Args:
         model: over labels.
@@ -39,24 +39,29 @@ def changes(model: EnergyNetwork, how: Diagnostics, split: str, examined: int) -
     """
     rows = how.dataset.splits[split][:examined]
     documents = how.dataset.documents[rows]
-    before: list[csr_array] = []
-    after: list[csr_array] = []
+    before: list[TopScores] = []
+    after: list[TopScores] = []
     for found in inferred(model, documents, how.batches_of(model.num_labels), how.device):
         if found.unary is None:
             return {"skipped": f"{type(model.energy).__name__} has no unary logits to compare with"}
-        before.append(_predicted(found.unary, how))
-        after.append(_predicted(found.result.logits, how))
-    true, unary, energy = documents.labels, csr_array(vstack(before, "csr")), csr_array(vstack(after, "csr"))
+        before.append(_top_scores(found.unary, how))
+        after.append(_top_scores(found.result.logits, how))
+    predict = _rule_of_unary(model, how, examined)
+    true = documents.labels
+    unary = csr_array(vstack([predict(scores) for scores in before], "csr"))
+    energy = csr_array(vstack([how.predict(scores) for scores in after], "csr"))
     f1_unary, f1_energy = _f1(unary, true), _f1(energy, true)
     gain = f1_energy - f1_unary
     changed = np.diff((unary != energy).tocsr().indptr) > 0
+
+    excerpts = Excerpts(how.raw)
 
     def example(place: int) -> dict[str, Any]:
         sets = {"true": true, "unary": unary, "energy": energy}
         labels = {name: _row(matrix, place).tolist() for name, matrix in sets.items()}
         scores = {"f1_unary": float(f1_unary[place]), "f1_energy": float(f1_energy[place])}
         document = int(rows[place])
-        return {"document": document, "excerpt": excerpt(how.raw, document)} | labels | scores
+        return {"document": document, "excerpt": excerpts.of(document)} | labels | scores
 
     return {
         "split": split,
@@ -71,12 +76,27 @@ def changes(model: EnergyNetwork, how: Diagnostics, split: str, examined: int) -
     }
 
 
-def _predicted(logits_BL: Tensor, how: Diagnostics) -> csr_array:
+def _rule_of_unary(model: EnergyNetwork, how: Diagnostics, examined: int) -> Callable[[TopScores], csr_array]:
+    if how.choose is None or not len(how.dataset.splits.get("validation", ())):
+        return how.predict
+    documents = how.dataset.documents[how.dataset.splits["validation"][:examined]]
+    parts = []
+    for batch in batches(documents, how.batches_of(model.num_labels)):
+        with torch.no_grad():
+            context = model.energy.condition(model.compute_features(batch.inputs.to(how.device)))
+            unary = model.energy.initial_logits(context)
+        assert unary is not None
+        parts.append(_top_scores(unary, how))
+    indices, values = (np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "values"))
+    return how.choose(TopScores(indices, values, model.num_labels), documents.labels)
+
+
+def _top_scores(logits_BL: Tensor, how: Diagnostics) -> TopScores:
     with torch.no_grad():
         indices, values = top_probabilities(logits_BL, min(how.top, logits_BL.shape[1]), how.loss)
     # As in `score`: vectorised sigmoids differ between lanes in the last bit.
     falling = np.minimum.accumulate(values.float().cpu().numpy(), axis=1)
-    return how.predict(TopScores(indices.int().cpu().numpy(), falling, logits_BL.shape[1]))
+    return TopScores(indices.int().cpu().numpy(), falling, logits_BL.shape[1])
 
 
 def _f1(predicted: csr_array, true: csr_array) -> np.ndarray:
@@ -88,16 +108,3 @@ def _f1(predicted: csr_array, true: csr_array) -> np.ndarray:
 
 def _row(matrix: csr_array, place: int) -> np.ndarray:
     return np.sort(matrix.indices[matrix.indptr[place] : matrix.indptr[place + 1]])
-
-
-def excerpt(raw: Documents, row: int) -> str | None:
-    """The first words of a document, or of a table with names its largest features; None where there is neither."""
-    if isinstance(raw.inputs, TextDocuments):
-        words = str(raw.inputs.texts[row]).split()
-        return " ".join(words[:_WORDS]) + (" …" if len(words) > _WORDS else "")
-    if isinstance(raw.inputs, csr_array) and raw.feature_names is not None:
-        part = slice(raw.inputs.indptr[row], raw.inputs.indptr[row + 1])
-        order = np.argsort(-raw.inputs.data[part], kind="stable")[:_FEATURES]
-        names = [raw.feature_names[feature] for feature in raw.inputs.indices[part][order]]
-        return ", ".join(names) + (", …" if part.stop - part.start > _FEATURES else "")
-    return None
