@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from energynets.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from energynets.compare.comparison import Comparison, Row
+    from energynets.compare.comparison import Comparison, Row, Spread
 
 NUM_COLORS = 8
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
@@ -143,6 +143,50 @@ def metric_bars(comparison: Comparison, metrics: Sequence[tuple[str, str]]) -> s
             axis.grid(axis="y", visible=False)
             axis.spines["left"].set_visible(False)
     return finished[0]
+
+
+def quality_cost(comparison: Comparison, metric: str = "f1_example", title: str = "F1") -> str | None:
+    """A metric on test against training seconds and against inference ms per document, both on log axes.
+
+    A point for each learned row, whiskers of one standard deviation over seeds; up and left is better. The
+    Bayes-optimal value, where there is one, is a dashed line.
+    """
+    costs = [("training seconds", "train_seconds"), ("inference, ms a document", "inference_ms_per_document")]
+    rows = [row for row in comparison.rows if row.learned and row.metric(metric)]
+    shown = [(name, key) for name, key in costs if any(_positive(row.quantity(key)) for row in rows)]
+    if not shown:
+        return None
+    ceiling = next((row.metric(metric) for row in comparison.rows if row.kind == "bayes_optimal"), None)
+    palette = colors(comparison.rows)
+    with _figure("cost", len(shown), 4.6 * len(shown), 3.6) as (_, axes, finished):
+        for axis, (name, key) in zip(axes, shown, strict=True):
+            placed = []
+            for row in rows:
+                cost, quality = row.quantity(key), row.metric(metric)
+                if cost is None or quality is None or not _positive(cost):
+                    continue
+                x, y = cost.mean, 100 * quality.mean
+                # On a log axis a whisker must not reach 0.
+                across = None if cost.std is None else [[min(cost.std, 0.9 * x)], [cost.std]]
+                up = None if quality.std is None else 100 * quality.std
+                style = {"color": palette[row.name], "markersize": 5, "capsize": 2.5, "elinewidth": 1}
+                axis.errorbar(x, y, xerr=across, yerr=up, fmt="o", **style)
+                placed.append((x, y, row.name))
+            axis.set_xscale("log")
+            axis.margins(x=0.18, y=0.14)
+            # Neighbours in cost have their names on different sides.
+            for number, (x, y, text) in enumerate(sorted(placed)):
+                side = {"xytext": (0, 7), "va": "bottom"} if number % 2 == 0 else {"xytext": (0, -7), "va": "top"}
+                axis.annotate(text, (x, y), textcoords="offset points", ha="center", fontsize=8.5, color=_INK, **side)
+            if ceiling is not None:
+                axis.axhline(100 * ceiling.mean, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.1)
+            axis.set_xlabel(name)
+        axes[0].set_title(f"{title} on test, times 100")
+    return finished[0]
+
+
+def _positive(spread: Spread | None) -> bool:
+    return spread is not None and spread.mean > 0
 
 
 def learning_curves(comparison: Comparison, monitor: str) -> str | None:
