@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
+from energynets.compare.pool import run_cells
 from energynets.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Comparison:
         created: ISO time, UTC.
         monitor: the validation metric that training watched, by which the reference was chosen.
         reference: name of the row that others are compared with; None where there is none.
+        processes: runs that shared the machine at a time, at most.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Comparison:
     created: str
     monitor: str = "f1_example"
     reference: str | None = None
+    processes: int = 1
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -169,6 +172,7 @@ class Comparison:
             "threshold_rule": self.threshold_rule,
             "environment": dict(self.environment),
             "monitor": self.monitor,
+            "processes": self.processes,
             "reference": self.reference,
             "differences": [asdict(difference) for difference in self.differences],
             "rows": rows,
@@ -186,6 +190,7 @@ def compare(
     folder: str | Path | None = None,
     linear: bool = True,
     reference: str | None = None,
+    processes: int = 1,
     progress: CompareProgress | None = None,
 ) -> Comparison:
     """Train every experiment under every seed and put them in one table.
@@ -200,6 +205,7 @@ def compare(
         linear: put a one-vs-rest linear line first where the experiments bring neither one nor nearest neighbours: a
             table without such a line means little.
         reference: name of the row that others are tested against; None is the best row without an energy on validation.
+        processes: runs at a time. More than one is sooner done, but a run's seconds are then those of a busy machine.
         progress: listener.
 
     Returns:
@@ -223,7 +229,7 @@ def compare(
         raise ConfigError(f"compare: reference {reference!r} is none of the rows{nearest(reference, names)}")
     progress = progress or CompareProgress()
     cells = [
-        Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}")
+        Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}", processes)
         for experiment in experiments
         for seed in (chosen[:1] if experiment.model.kind in DETERMINISTIC else chosen)
     ]
@@ -232,21 +238,23 @@ def compare(
     check_same_documents(experiments)
     results: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
-    for number, cell in enumerate(cells, start=1):
-        result, failure = kept[cell.name], None
-        progress.cell(cell, number, len(cells))
-        if result is None:
-            result, failure = cell.run(_write_config(cell.experiment, folder), progress)
+
+    def config(cell: Cell) -> Path:
+        return write_config(cell.experiment, folder / "configs" / f"{cell.experiment.name}.yaml")
+
+    for cell, (result, failure) in run_cells(cells, kept, config, processes=processes, progress=progress):
         if result is not None:
             results[cell.name] = result
             check_fingerprints(results)
         else:
             failures[cell.name] = failure or "no result"
-        progress.finished(cell, result, failure, kept[cell.name] is not None)
     comparison = _gather(experiments, cells, results, failures, chosen, folder)
     from energynets.compare.statistics import choose_reference
 
-    comparison = replace(comparison, reference=choose_reference(comparison, reference))
+    # Runs that are kept had their times measured under what an earlier session says.
+    before = (_read_json(folder / "results.json") or {}).get("processes", 1) if any(kept.values()) else 1
+    chosen_reference = choose_reference(comparison, reference)
+    comparison = replace(comparison, reference=chosen_reference, processes=max(processes, before))
     from energynets.compare.files import write
 
     write(comparison)
@@ -268,8 +276,8 @@ def with_linear_line(experiments: Sequence[Experiment]) -> list[Experiment]:
     return [line, *experiments]
 
 
-def _write_config(experiment: Experiment, folder: Path) -> Path:
-    path = folder / "configs" / f"{experiment.name}.yaml"
+def write_config(experiment: Experiment, path: Path) -> Path:
+    """The resolved configuration in a file; gives its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(experiment.to_yaml(), encoding="utf-8")
     return path

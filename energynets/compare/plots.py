@@ -159,6 +159,8 @@ def quality_cost(comparison: Comparison, metric: str = "f1_example", title: str 
     ceiling = next((row.metric(metric) for row in comparison.rows if row.kind == "bayes_optimal"), None)
     palette = colors(comparison.rows)
     with _figure("cost", len(shown), 4.6 * len(shown), 3.6) as (_, axes, finished):
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
         for axis, (name, key) in zip(axes, shown, strict=True):
             placed = []
             for row in rows:
@@ -181,6 +183,10 @@ def quality_cost(comparison: Comparison, metric: str = "f1_example", title: str 
             if ceiling is not None:
                 axis.axhline(100 * ceiling.mean, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.1)
             axis.set_xlabel(name)
+            low, high = axis.get_xlim()
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_title(f"{title} on test, times 100")
     return finished[0]
 

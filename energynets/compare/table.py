@@ -115,6 +115,10 @@ def caption(comparison: Comparison) -> list[str]:
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
     lines += explain(comparison)
+    if comparison.processes > 1:
+        lines.append(
+            f"Up to {comparison.processes} runs shared the machine: seconds are not to be compared with others."
+        )
     lines += [f"Failed: {failure}." for failure in comparison.failures]
     return lines
 
