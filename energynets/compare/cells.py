@@ -43,12 +43,21 @@ class CompareProgress:
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment, a seed, and the run folder they belong in; `beside` is how many run at a time."""
+    """An experiment, a seed, and the run folder they belong in.
+
+    Args:
+        experiment: to run.
+        seed: instead of the experiment's.
+        folder: of the run.
+        beside: how many run at a time.
+        tuning: whether it is a trial: its test metrics are nobody's business.
+    """
 
     experiment: Experiment
     seed: int
     folder: Path
     beside: int = 1
+    tuning: bool = False
 
     @property
     def name(self) -> str:
