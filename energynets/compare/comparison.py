@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
+from energynets.compare.pool import run_cells
 from energynets.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class Comparison:
         created: ISO time, UTC.
         monitor: the validation metric that training watched, by which the reference was chosen.
         reference: name of the row that others are compared with; None where there is none.
+        processes: runs that shared the machine at a time, at most.
+        notes: more sentences for the caption.
     """
 
     name: str
@@ -131,6 +134,8 @@ class Comparison:
     created: str
     monitor: str = "f1_example"
     reference: str | None = None
+    processes: int = 1
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -171,6 +176,8 @@ class Comparison:
             "threshold_rule": self.threshold_rule,
             "environment": dict(self.environment),
             "monitor": self.monitor,
+            "processes": self.processes,
+            "notes": list(self.notes),
             "reference": self.reference,
             "differences": [asdict(difference) for difference in self.differences],
             "rows": rows,
@@ -188,6 +195,7 @@ def compare(
     folder: str | Path | None = None,
     linear: bool = True,
     reference: str | None = None,
+    processes: int = 1,
     progress: CompareProgress | None = None,
 ) -> Comparison:
     """Train every experiment under every seed and put them in one table.
@@ -202,6 +210,7 @@ def compare(
         linear: put a one-vs-rest linear line first where the experiments bring neither one nor nearest neighbours: a
             table without such a line means little.
         reference: name of the row that others are tested against; None is the best row without an energy on validation.
+        processes: runs at a time. More than one is sooner done, but a run's seconds are then those of a busy machine.
         progress: listener.
 
     Returns:
@@ -217,7 +226,39 @@ def compare(
     """
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     check_fair(experiments, chosen)
-    folder = Path(folder) if folder is not None else Path("comparisons") / experiments[0].name
+    return run_table(
+        experiments,
+        seeds=chosen,
+        folder=Path(folder) if folder is not None else Path("comparisons") / experiments[0].name,
+        linear=linear,
+        reference=reference,
+        processes=processes,
+        progress=progress,
+    )
+
+
+def run_table(
+    experiments: Sequence[Experiment],
+    *,
+    seeds: tuple[int, ...],
+    folder: Path,
+    linear: bool,
+    reference: str | None,
+    processes: int,
+    progress: CompareProgress | None,
+    failed: Mapping[str, str] | None = None,
+    hashed: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Comparison:
+    """`compare` of experiments that were found fair.
+
+    Args:
+        experiments, seeds, folder, linear, reference, processes, progress: as for `compare`.
+        failed: name -> why this experiment cannot be run.
+        hashed: run folders carry the configuration's hash: other settings have folders of their own.
+        notes: sentences for the table's caption.
+    """
+    failed = failed or {}
     if linear:
         experiments = with_linear_line(experiments)
     names = [experiment.name for experiment in experiments]
@@ -225,30 +266,33 @@ def compare(
         raise ConfigError(f"compare: reference {reference!r} is none of the rows{nearest(reference, names)}")
     progress = progress or CompareProgress()
     cells = [
-        Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}")
+        Cell(experiment, seed, folder / "runs" / _run_name(experiment, seed, hashed), processes)
         for experiment in experiments
-        for seed in (chosen[:1] if experiment.model.kind in DETERMINISTIC else chosen)
+        for seed in (seeds[:1] if experiment.model.kind in DETERMINISTIC else seeds)
     ]
+    runnable = [cell for cell in cells if cell.experiment.name not in failed]
     # Every folder is looked at before anything runs: a clash is told at once, not after hours.
-    kept = {cell.name: cell.finished_result() for cell in cells}
+    kept = {cell.name: cell.finished_result() for cell in runnable}
     check_same_documents(experiments)
     results: dict[str, Mapping[str, Any]] = {}
-    failures: dict[str, str] = {}
-    for number, cell in enumerate(cells, start=1):
-        result, failure = kept[cell.name], None
-        progress.cell(cell, number, len(cells))
-        if result is None:
-            result, failure = cell.run(_write_config(cell.experiment, folder), progress)
+    failures = {cell.name: failed[cell.experiment.name] for cell in cells if cell.experiment.name in failed}
+
+    def config(cell: Cell) -> Path:
+        return write_config(cell.experiment, folder / "configs" / f"{cell.experiment.name}.yaml")
+
+    for cell, (result, failure) in run_cells(runnable, kept, config, processes=processes, progress=progress):
         if result is not None:
             results[cell.name] = result
             check_fingerprints(results)
         else:
             failures[cell.name] = failure or "no result"
-        progress.finished(cell, result, failure, kept[cell.name] is not None)
-    comparison = _gather(experiments, cells, results, failures, chosen, folder)
+    comparison = _gather(experiments, cells, results, failures, seeds, folder)
     from energynets.compare.statistics import choose_reference
 
-    comparison = replace(comparison, reference=choose_reference(comparison, reference))
+    # Runs that are kept had their times measured under what an earlier session says.
+    before = (_read_json(folder / "results.json") or {}).get("processes", 1) if any(kept.values()) else 1
+    chosen_reference = choose_reference(comparison, reference)
+    comparison = replace(comparison, reference=chosen_reference, processes=max(processes, before), notes=notes)
     from energynets.compare.files import write
 
     write(comparison)
@@ -270,8 +314,12 @@ def with_linear_line(experiments: Sequence[Experiment]) -> list[Experiment]:
     return [line, *experiments]
 
 
-def _write_config(experiment: Experiment, folder: Path) -> Path:
-    path = folder / "configs" / f"{experiment.name}.yaml"
+def _run_name(experiment: Experiment, seed: int, hashed: bool) -> str:
+    return f"{experiment.name}-{experiment.hash()[:8] + '-' if hashed else ''}seed{seed}"
+
+
+def write_config(experiment: Experiment, path: Path) -> Path:
+    """The resolved configuration in a file; gives its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(experiment.to_yaml(), encoding="utf-8")
     return path

@@ -114,7 +114,11 @@ def caption(comparison: Comparison) -> list[str]:
     lines.append(f"F1 is f1_example under {RULE}; beside it the same at 0.5.")
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
-    lines += explain(comparison)
+    lines += [*comparison.notes, *explain(comparison)]
+    if comparison.processes > 1:
+        lines.append(
+            f"Up to {comparison.processes} runs shared the machine: seconds are not to be compared with others."
+        )
     lines += [f"Failed: {failure}." for failure in comparison.failures]
     return lines
 

@@ -283,3 +283,18 @@ def test_without_matplotlib_the_tables_are_still_written(tmp_path: Path, monkeyp
     found = comparison(tmp_path / "demo")
     write(found)
     assert sorted(p.name for p in found.folder.iterdir()) == ["results.json", "table.csv", "table.md"]
+
+
+def test_quality_against_cost(tmp_path: Path) -> None:
+    found = comparison(tmp_path / "demo")
+    drawing = plots.quality_cost(found)
+    assert drawing is not None
+    text = "".join(ElementTree.fromstring(drawing).itertext())
+    for said in ("linear", "spen", "training seconds", "inference, ms a document", "F1 on test"):
+        assert said in text
+    assert "floor" not in text
+    free = [dataclasses.replace(r, results=tuple({**x, "train_seconds": 0.0} for x in r.results)) for r in found.rows]
+    drawing = plots.quality_cost(dataclasses.replace(found, rows=tuple(free)))
+    assert drawing is not None
+    assert "training seconds" not in drawing, "a log axis has no 0"
+    assert plots.quality_cost(dataclasses.replace(found, rows=())) is None

@@ -2,6 +2,7 @@
 
 from energynets.compare.plots.bars import metric_bars
 from energynets.compare.plots.certificates import certificate_histogram
+from energynets.compare.plots.cost import quality_cost
 from energynets.compare.plots.curves import learning_curves
 from energynets.compare.plots.figure import NUM_COLORS, colors, css_color, dashes, markers
 from energynets.compare.plots.forest import forest
@@ -19,5 +20,6 @@ __all__ = [
     "learning_curves",
     "markers",
     "metric_bars",
+    "quality_cost",
     "reliability",
 ]

@@ -41,7 +41,7 @@ class Figures:
             drawings={
                 "bars": plots.metric_bars(comparison, panels) if panels and comparison.data else None,
                 "forest": plots.forest(comparison, titles),
-                "cost": None,
+                "cost": plots.quality_cost(comparison),
                 "curves": plots.learning_curves(comparison, comparison.monitor),
                 "traces": plots.inference_traces(comparison),
                 "certificates": plots.certificate_histogram(comparison),
@@ -51,7 +51,8 @@ class Figures:
                 "bars": "Test metrics, times 100. Bars are means; where a row was run under several seeds, whiskers "
                 "are one sample standard deviation and dots single seeds.",
                 "forest": _forest(comparison),
-                "cost": "",
+                "cost": "Up and left is better. Whiskers are one sample standard deviation over seeds; a dashed line "
+                "is the Bayes-optimal value. Costs are on logarithmic axes.",
                 "curves": "A line for each seed; a dot ends each stage. Seconds include evaluation and caching of "
                 "features.",
                 "traces": "Means over validation documents: strong lines are means over seeds, faint ones single "
