@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from energynets.energies import ICNN, SPEN
 from energynets.energies.coupling import mean_curvature, strongest_pairs
@@ -77,6 +77,28 @@ def test_planted_ties_are_found_with_their_sign() -> None:
     # softplus'' (0) = 1/4
     assert attracting == [(0, 3, pytest.approx(-0.25))]
     assert repelling == [(1, 4, pytest.approx(0.5))]
+
+
+class PowerOfSum(nn.Module):
+    """h = a power of the sum of m, without a closed form of its gradient."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, measurements: Tensor) -> Tensor:
+        return measurements.sum(-1) ** self.power
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1, 0.0), (2, 2.0)])
+def test_heads_of_ones_own(power: int, expected: float) -> None:
+    """The Hessian of a sum squared is 2 everywhere; that of a sum 0."""
+    energy = MeasuredEnergy(F, L, K, PowerOfSum(power)).double().eval()
+    context = energy.condition(torch.randn(B, F, dtype=torch.float64))
+    curvature = mean_curvature(energy, torch.rand(B, L, dtype=torch.float64), context)
+    assert torch.allclose(curvature, torch.full((K, K), expected, dtype=torch.float64))
+    if power == 1:
+        assert strongest_pairs(energy.measure.detach(), curvature, 5) == ([], [])
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

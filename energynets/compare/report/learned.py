@@ -114,16 +114,13 @@ def _example(example: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
             {
                 "name": label_name(label, names),
                 "kind": "gone" if label in gone else "right" if label in true else "wrong",
-                "sign": "\N{MINUS SIGN}" if label in gone else "+" if label not in unary else "",
+                "sign": "" if label in unary else "+",
             }
             for label in ordered
         ]
         return {"chips": listed[:CHIPS], "more": max(0, len(listed) - CHIPS)}
 
     plain = [{"name": label_name(label, names), "kind": "", "sign": ""} for label in sorted(true)]
-    before = chips(unary)
-    for chip in before["chips"]:
-        chip["sign"] = ""
     return {
         "document": example["document"],
         "excerpt": example["excerpt"],
@@ -131,7 +128,7 @@ def _example(example: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
         "f1_energy": example["f1_energy"],
         "sets": [
             ("true", {"chips": plain[:CHIPS], "more": max(0, len(plain) - CHIPS)}),
-            ("unary alone", before),
+            ("unary alone", chips(unary)),
             ("with energy", chips(energy, unary - energy)),
         ],
     }
