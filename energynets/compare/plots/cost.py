@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from energynets.compare.plots.figure import INK, MUTED, colors, drawing, markers
+from energynets.compare.plots.figure import MUTED, colors, drawing, markers
 
 if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison, Spread
@@ -23,13 +23,13 @@ def quality_cost(comparison: Comparison, metric: str = "f1_example", title: str 
         return None
     ceiling = next((row.metric(metric) for row in comparison.rows if row.kind == "bayes_optimal"), None)
     palette, marks = colors(comparison.rows), markers(comparison.rows)
-    with drawing("cost", 2, 3.6) as (_, axes, finished):
+    with drawing("cost", 2, 3.6) as (figure, axes, finished):
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+        handles: dict[str, Any] = {}
         for axis in axes[len(shown) :]:
             axis.remove()
         for axis, (name, key) in zip(axes, shown, strict=False):
-            placed = []
             for row in rows:
                 cost, quality = row.quantity(key), row.metric(metric)
                 if cost is None or quality is None or not _positive(cost):
@@ -38,21 +38,11 @@ def quality_cost(comparison: Comparison, metric: str = "f1_example", title: str 
                 # On a log axis a whisker must not reach 0.
                 across = None if cost.std is None else [[min(cost.std, 0.9 * x)], [cost.std]]
                 up = None if quality.std is None else 100 * quality.std
-                style = {
-                    "color": palette[row.name],
-                    "marker": marks[row.name],
-                    "markersize": 6,
-                    "capsize": 2.5,
-                    "elinewidth": 1,
-                }
-                axis.errorbar(x, y, xerr=across, yerr=up, **style)
-                placed.append((x, y, row.name))
+                style = {"color": palette[row.name], "marker": marks[row.name], "markersize": 6, "linestyle": "none"}
+                style |= {"capsize": 2.5, "elinewidth": 1}
+                handles[row.name] = axis.errorbar(x, y, xerr=across, yerr=up, **style)
             axis.set_xscale("log")
-            axis.margins(x=0.18, y=0.14)
-            # Neighbours in cost have their names on different sides.
-            for number, (x, y, text) in enumerate(sorted(placed)):
-                side = {"xytext": (0, 7), "va": "bottom"} if number % 2 == 0 else {"xytext": (0, -7), "va": "top"}
-                axis.annotate(text, (x, y), textcoords="offset points", ha="center", fontsize=8.5, color=INK, **side)
+            axis.margins(x=0.1, y=0.14)
             if ceiling is not None:
                 axis.axhline(100 * ceiling.mean, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.1)
             axis.set_xlabel(name)
@@ -61,6 +51,7 @@ def quality_cost(comparison: Comparison, metric: str = "f1_example", title: str 
             axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_title(f"{title} on test, times 100")
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(rows)))
     return finished[0]
 
 

@@ -51,7 +51,7 @@ def findings(comparison: Comparison) -> list[dict[str, str]]:
             continue
         for kind in ("better", "worse"):
             if clear := [each for each in tested if each.verdict == kind]:
-                what = ", ".join(f"{metric_title(each.metric)} by {abs(100 * each.mean):.1f}" for each in clear)
+                what = ", ".join(f"{metric_title(each.metric)} ({_signed(each.mean, 1)})" for each in clear)
                 text = f"{row.name} is significantly {kind} than {own[0].reference} in {what}."
                 found.append({"verdict": kind, "mark": MARKS[kind], "text": text})
         if not any(each.verdict for each in tested):
@@ -79,7 +79,7 @@ def table_row(comparison: Comparison, qualities: list[Column], costs: list[Colum
         "cells": cells,
         "costs": [column.text(row) for column in costs],
         "color": plots.css_color(comparison.rows, row.name),
-        "threshold": ", ".join(f"{value:.3f}" for value in row.threshold.values) if row.threshold else "-",
+        "threshold": _thresholds(row),
         "stages": ", ".join(f"{stage['name']} {stage['epochs']} (best {stage['best_epoch']})" for stage in stages)
         or "-",
         "config": row.config,
@@ -110,5 +110,13 @@ def _difference(comparison: Comparison, found: Difference) -> dict[str, Any]:
     }
 
 
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.2f}".replace("-", _MINUS)
+def _signed(fraction: float, digits: int = 2) -> str:
+    return f"{100 * fraction:+.{digits}f}".replace("-", _MINUS)
+
+
+def _thresholds(row: Row) -> str:
+    """Of each seed; of many seeds the smallest and the largest."""
+    values = row.threshold.values if row.threshold else ()
+    if len(values) > 3:
+        return f"{min(values):.3f} to {max(values):.3f}"
+    return ", ".join(f"{value:.3f}" for value in values) or "-"
