@@ -182,7 +182,8 @@ class Watcher(CompareProgress):
 
     def cell(self, cell: Cell, number: int, cells: int) -> None:
         """A run begins."""
-        where = f"[{number}/{cells}] {cell.name}"
+        name = f"{cell.experiment.name}, trial {cell.name[:8]}" if cell.tuning else cell.name
+        where = f"[{number}/{cells}] {name}"
         self._cells[cell.folder] = where, time.monotonic()
         self._show(where)
 

@@ -24,6 +24,20 @@ from energynets.errors import ConfigError
 __all__ = ["trials"]
 
 
+def test_real_runs(tmp_path: Path) -> None:
+    overrides = ("tuning.trials=1", "tuning.seeds=1", "seeds=1", "data.0.name=planted")
+    plan, tables = load_plan(write_files(tmp_path), overrides)
+    suite = compare_plan(plan, {"planted": tables["planted"]}, folder=tmp_path / "c", processes=2)
+    assert suite.failures == []
+    trial = suite.tuned["planted"]["spen"].trials[0]
+    runs = tmp_path / "c" / "planted" / "tuning" / "spen" / "runs"
+    (run,) = (json.loads((folder / "result.json").read_text()) for folder in runs.iterdir())
+    assert trial.value == run["metrics"]["validation"]["f1_example"]
+    assert trial.seconds == run["train_seconds"]
+    difference = suite.differences[0]
+    assert (difference.unit, difference.documents, difference.p) == ("documents", 20, None)
+
+
 @pytest.fixture(autouse=True)
 def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
