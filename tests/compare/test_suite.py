@@ -134,7 +134,13 @@ def test_on_the_command_line(tmp_path: Path, trials: Trials) -> None:
         app, ["compare", str(path), "--set", "tuning.trials=1", "--seeds", "2", "--folder", into, "--processes", "2"]
     )
     assert done.exit_code == 0, done.output
-    for said in ("mean rank", "Selected for cnn", "Up to 2 runs", "table.md"):
+    for said in (
+        "mean rank",
+        "Selected for cnn",
+        "Up to 2 runs",
+        "table.md",
+        "Nothing is marked: a test takes 5 seeds",
+    ):
         assert said in done.output
     assert sorted({seed for _, seed, _ in trials.ran if seed < FIRST_SEED}) == [0, 1]
     with pytest.raises(ConfigError, match="a comparison file comes alone"):
