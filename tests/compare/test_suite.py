@@ -145,3 +145,12 @@ def test_on_the_command_line(tmp_path: Path, trials: Trials) -> None:
     assert sorted({seed for _, seed, _ in trials.ran if seed < FIRST_SEED}) == [0, 1]
     with pytest.raises(ConfigError, match="a comparison file comes alone"):
         CliRunner().invoke(app, ["compare", str(path), str(tmp_path / "cnn.yaml")], catch_exceptions=False)
+
+
+def test_config_check_reads_comparison_files(tmp_path: Path) -> None:
+    path = write_files(tmp_path)
+    done = CliRunner().invoke(app, ["config", "check", str(path), str(tmp_path / "cnn.yaml")])
+    assert done.exit_code == 0, done.output
+    assert "fine, 2 rows (2 tuned) on 2 data sets, 5 seeds" in done.output
+    path.write_text(path.read_text().replace("cnn.yaml", "dnn.yaml"))
+    assert CliRunner().invoke(app, ["config", "check", str(path)]).exit_code == 2
