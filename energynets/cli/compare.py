@@ -44,7 +44,7 @@ def compare(
     The folder gets table.md, table.csv, results.json and report.html. Called again it keeps finished runs and resumes
     interrupted ones. A comparison file (docs/comparisons.md) names several data sets and what is tuned.
 
-    Example: energynets compare configs/bibtex/*.yaml --seeds 3 --folder comparisons/bibtex
+    Example: energynets compare configs/bibtex/[a-z]*.yaml --seeds 3 --folder comparisons/bibtex
     """
     from energynets.compare.comparison import compare as run_comparison
     from energynets.compare.demonstration import demonstration

@@ -16,7 +16,7 @@ from energynets.compare.comparison import Comparison, run_table, with_linear_lin
 from energynets.compare.fairness import check_fair, check_same_documents
 from energynets.compare.plan import Plan, PlannedRow
 from energynets.compare.ranks import Ranks, mean_ranks
-from energynets.compare.statistics import MARKS, Difference, differences, headline
+from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline
 from energynets.compare.table import differences_markdown, p_text
 from energynets.compare.tuning import Tuned, require_optuna, tune
 from energynets.errors import ConfigError, nearest
@@ -205,10 +205,14 @@ def to_markdown(suite: Suite) -> str:
         lines.append("\n" + _ranks_text(ranks) + "\n")
     tested = sum(difference.p is not None for difference in suite.differences)
     references = ", ".join(f"{found.name} {found.reference}" for found in suite.comparisons)
-    lines.append(
+    marks = (
         f"▲ is significantly better than the reference of its data set ({references}), ▼ significantly worse: "
-        f"p < 0.05 after Holm's correction over {tested} differences, all data sets together.  \n"
-        "Metrics on test, times 100, mean over seeds; spreads and costs are in each data set's own table."
+        f"p < 0.05 after Holm's correction over {tested} differences, all data sets together."
+        if tested
+        else f"Nothing is marked: a test takes {MIN_SEEDS} seeds or more."
+    )
+    lines.append(
+        f"{marks}  \nMetrics on test, times 100, mean over seeds; spreads and costs are in each data set's own table."
     )
     lines += [f"Failed: {failure}." for failure in suite.failures]
     text = "\n".join(lines) + "\n"

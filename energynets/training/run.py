@@ -303,7 +303,7 @@ class RunFolder:
             CheckpointError: the file is damaged.
         """
         try:
-            with np.load(self.documents, allow_pickle=False) as archive:
+            with self.documents.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except FileNotFoundError:
             return {}

@@ -134,8 +134,23 @@ def test_on_the_command_line(tmp_path: Path, trials: Trials) -> None:
         app, ["compare", str(path), "--set", "tuning.trials=1", "--seeds", "2", "--folder", into, "--processes", "2"]
     )
     assert done.exit_code == 0, done.output
-    for said in ("mean rank", "Selected for cnn", "Up to 2 runs", "table.md"):
+    for said in (
+        "mean rank",
+        "Selected for cnn",
+        "Up to 2 runs",
+        "table.md",
+        "Nothing is marked: a test takes 5 seeds",
+    ):
         assert said in done.output
     assert sorted({seed for _, seed, _ in trials.ran if seed < FIRST_SEED}) == [0, 1]
     with pytest.raises(ConfigError, match="a comparison file comes alone"):
         CliRunner().invoke(app, ["compare", str(path), str(tmp_path / "cnn.yaml")], catch_exceptions=False)
+
+
+def test_config_check_reads_comparison_files(tmp_path: Path) -> None:
+    path = write_files(tmp_path)
+    done = CliRunner().invoke(app, ["config", "check", str(path), str(tmp_path / "cnn.yaml")])
+    assert done.exit_code == 0, done.output
+    assert "fine, 2 rows (2 tuned) on 2 data sets, 5 seeds" in done.output
+    path.write_text(path.read_text().replace("cnn.yaml", "dnn.yaml"))
+    assert CliRunner().invoke(app, ["config", "check", str(path)]).exit_code == 2

@@ -20,6 +20,7 @@ from energynets.errors import CheckpointError, ConfigError, DataError, Inference
 from energynets.metrics import TopScores, calibration
 from energynets.training import Progress, RunResult, evaluate, load_run, metric_names, predict, score, train
 from energynets.training.machine import peak_host_memory, resolve_device
+from energynets.training.run import RunFolder
 from energynets.training.score import top_probabilities
 
 ONE = [stage("unary", "features", "unary", epochs=2)]
@@ -71,6 +72,24 @@ def test_the_row(spen: Path) -> None:
     assert row["peak_memory_bytes"] > 10_000_000
     assert row["inference_ms_per_document"] > 0
     assert RunResult.from_dict(row).to_dict() == row
+
+
+def test_documents_are_what_the_row_is_the_mean_of(spen: Path) -> None:
+    metrics = json.loads((spen / "result.json").read_text())["metrics"]["test"]
+    values = RunFolder(spen).read_documents()
+    assert {"precision@1", "ndcg@5", "psp@5", "f1_example", "f1_example_at_0.5"} <= values.keys()
+    for name, value in values.items():
+        assert value.shape == (30,)
+        assert value.mean(dtype=np.float64) == pytest.approx(metrics[name], abs=1e-6), name
+
+
+def test_damaged_documents_are_told(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.read_documents() == {}
+    run.save_documents({"f1_example": np.ones(3, np.float32)})
+    run.documents.write_bytes(run.documents.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match=r"documents.npz: not what a run writes"):
+        run.read_documents()
 
 
 def test_the_trace_of_inference(spen: Path) -> None:
