@@ -222,6 +222,8 @@ def test_train_evaluate_predict(config: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["evaluate", str(run), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["metrics"] == pytest.approx(result["metrics"]["test"])
+    assert main(["evaluate", str(run)]) == 0
+    assert "expected calibration error of all labels: " in capsys.readouterr().out
     text = tmp_path / "new.txt"
     text.write_text("w00012 w00013\nw00014\n")
     assert main(["predict", str(run), str(text), "--top", "2", "--json"]) == 0

@@ -28,10 +28,12 @@ def evaluate(
         raise ConfigError(f"--split: unknown split {split!r}{nearest(split, SPLITS)}")
     from energynets.cli.certificates import Certificates
     from energynets.cli.progress import Display
+    from energynets.metrics import Calibration, calibration
     from energynets.training import evaluate as measure
     from energynets.training import load_run
 
     trained = load_run(run)
+    found: list[Calibration] = []
     with Display("loss", quiet=quiet) as display:
         certificates = Certificates()
         metrics = measure(
@@ -39,15 +41,22 @@ def evaluate(
             split=split,
             on_batch=lambda done, total: display.scoring(split, done, total),
             on_inference=certificates,
+            on_scores=lambda scores, labels: found.append(calibration(scores, labels)),
         )
+    reliability = found[0]
     summary = certificates.summary()
     if as_json:
         row = {"run": str(run), "split": split, "threshold": trained.threshold, "metrics": metrics}
+        row |= {"calibration": {"split": split, **reliability.to_dict()}}
         print_json(row | ({"certificate": summary or certificates.note} if summary or certificates.note else {}))
         return
     typer.echo(f"{trained.experiment.name} on {split}, threshold {trained.threshold:.4f}")
     for line in metric_lines(metrics):
         typer.echo(f"  {line}")
+    typer.echo(
+        f"  expected calibration error of {reliability.of}: {100 * reliability.ece:.2f} (equal width), "
+        f"{100 * reliability.ece_equal_mass:.2f} (equal mass); Brier score {100 * reliability.brier:.2f}"
+    )
     if summary is not None:
         numbers = "  ".join(f"{name} {value:.2e}" for name, value in summary.items())
         typer.echo(f"  certificate, E(y) - min E at most: {numbers}")

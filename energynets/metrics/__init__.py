@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
+from energynets.metrics.calibration import Calibration, calibration
 from energynets.metrics.propensity import inverse_propensity, psndcg_at_k, psp_at_k
 from energynets.metrics.ranking import ndcg_at_k, precision_at_k
 from energynets.metrics.scores import TopScores
@@ -15,7 +16,9 @@ from energynets.metrics.threshold import choose_threshold, predict_above, trunca
 
 __all__ = [
     "SET_METRICS",
+    "Calibration",
     "TopScores",
+    "calibration",
     "choose_threshold",
     "evaluate_scores",
     "f1_example",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from energynets.errors import DataError, ShapeError
+
+_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +182,12 @@ def check_pair(num_rows: int, num_labels: int, labels: csr_array) -> csr_array:
     if num_rows == 0:
         raise DataError("no documents to evaluate: a metric is a mean over documents, and this split is empty")
     return canonical_labels(labels)
+
+
+def blocks(scores: TopScores) -> Iterator[slice]:
+    """Rows of a bounded number of scores at a time, in order: what is made of each of them stays small."""
+    size = max(1, _AT_ONCE // scores.k)
+    return (slice(start, start + size) for start in range(0, len(scores), size))
 
 
 def hits(scores: TopScores, labels: csr_array, k: int | None = None) -> np.ndarray:

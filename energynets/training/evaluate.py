@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import nn
 
 from energynets.data.dataset import MultiLabelDataset
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _AT_THRESHOLD = ("f1_example", "f1_micro", "f1_macro", "hamming_loss", "subset_accuracy")
 _RANKED = ("precision", "ndcg", "psp", "psndcg")
 FIXED_THRESHOLD = 0.5
+OnScores = Callable[[TopScores, csr_array], object]
 
 
 def metric_names(ks: Sequence[int]) -> list[str]:
@@ -94,6 +96,7 @@ def evaluate(
     loss: str = "bce",
     on_batch: OnBatch | None = None,
     on_inference: OnInference | None = None,
+    on_scores: OnScores | None = None,
 ) -> dict[str, float]:
     """Metrics of a run or a model on one split.
 
@@ -113,6 +116,7 @@ def evaluate(
         loss: what the model was trained with; "softmax" gives probabilities over labels (a model's; a run has its own).
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
+        on_scores: called with the scores and labels that are measured, e.g. for their `metrics.calibration`.
 
     Returns:
         metric -> value, fractions in [0, 1] (see `metric_names`); `shortlist_recall` of a model with a shortlist.
@@ -141,4 +145,6 @@ def evaluate(
         validation = dataset.split("validation")
         threshold = measures.threshold(score(model, validation, **scoring), validation.labels)
     scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference)
+    if on_scores is not None:
+        on_scores(scores, documents.labels)
     return measures.metrics(scores, documents.labels, FIXED_THRESHOLD if threshold is None else threshold)

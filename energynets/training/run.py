@@ -57,6 +57,8 @@ class RunResult:
         device: that it trained on.
         trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
             "non_finite"} over the first validation documents; None with labels in chunks or a shortlist.
+        calibration: {"split": "test", "ece", "ece_equal_mass", "brier", "pairs", "kept", "bins": [{"low", "high",
+            "count", "confidence", "frequency"}]}, see `metrics.Calibration`; none where there are no test documents.
         padded_share: share of the token places of the first epoch's batches that is padding; none for tables.
     """
 
@@ -80,11 +82,12 @@ class RunResult:
     device: str = "cpu"
     trace: Mapping[str, Any] | None = field(default=None)
     padded_share: float | None = None
+    calibration: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As result.json: plain values, without `trace` and `padded_share` where there is none."""
+        """As result.json: plain values, without `trace`, `padded_share` and `calibration` where there is none."""
         row = asdict(self)
-        for key in ("trace", "padded_share"):
+        for key in ("trace", "padded_share", "calibration"):
             if row[key] is None:
                 del row[key]
         return row

@@ -17,7 +17,7 @@ from energynets.data.batches import batches, padded_share, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
-from energynets.metrics import TopScores, truncated
+from energynets.metrics import TopScores, calibration, truncated
 from energynets.objectives import OBJECTIVES
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
@@ -225,6 +225,7 @@ class _Session:
         """Threshold from validation, metrics of validation and test, the row."""
         threshold, rule = FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}"
         metrics: dict[str, dict[str, float]] = {}
+        reliability: dict[str, Any] | None = None
         seconds: list[float] = []
         if self._has("validation"):
             validation, scores = self._score(model, "validation", seconds)
@@ -237,6 +238,7 @@ class _Session:
             test, scores = self._score(model, "test", seconds)
             if scores is not None:
                 metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
+                reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
             if scores is not None and (cut := truncated(scores, threshold)):
                 self.progress.note(
                     f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
@@ -267,6 +269,7 @@ class _Session:
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
             trace=trace,
             padded_share=self._padded_share(model),
+            calibration=reliability,
         )
         self.run.finish(result)
         return _said_by_first(self.mesh, self.run)

@@ -17,7 +17,7 @@ from energynets.config import Experiment
 from energynets.data.batches import SparseBatch
 from energynets.data.dataset import Documents
 from energynets.errors import CheckpointError, ConfigError, DataError, InferenceError
-from energynets.metrics import TopScores
+from energynets.metrics import TopScores, calibration
 from energynets.training import Progress, RunResult, evaluate, load_run, metric_names, predict, score, train
 from energynets.training.machine import peak_host_memory, resolve_device
 from energynets.training.score import top_probabilities
@@ -26,7 +26,7 @@ ONE = [stage("unary", "features", "unary", epochs=2)]
 ROW = {
     "name", "kind", "seed", "config_hash", "data", "metrics", "threshold", "train_seconds", "examples_per_second",
     "peak_memory_bytes", "peak_host_memory_bytes", "inference_ms_per_document", "parameters", "stages", "version",
-    "finished", "device", "preparation",
+    "finished", "device", "preparation", "calibration",
 }  # fmt: skip
 
 
@@ -92,6 +92,15 @@ def test_evaluate_a_run_gives_its_row(spen: Path) -> None:
     assert evaluate(spen, data, threshold=0.5)["f1_example"] == row["metrics"]["test"]["f1_example_at_0.5"]
     with pytest.raises(DataError, match="no split 'dev'"):
         evaluate(spen, data, split="dev")
+
+
+def test_calibration_of_the_test_split_is_in_the_row(spen: Path) -> None:
+    row = json.loads((spen / "result.json").read_text())["calibration"]
+    found: list[Any] = []
+    evaluate(spen, toy_data().raw, on_scores=lambda scores, labels: found.append(calibration(scores, labels)))
+    assert row == {"split": "test", **json.loads(json.dumps(found[0].to_dict()))}
+    assert sum(entry["count"] for entry in row["bins"]) == row["pairs"] == 30 * 6
+    assert row["bins"][0].keys() == {"low", "high", "count", "confidence", "frequency"}
 
 
 def test_evaluate_a_model_chooses_its_threshold_on_validation(spen: Path) -> None:
