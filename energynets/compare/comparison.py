@@ -91,6 +91,7 @@ class Comparison:
         threshold_rule: what the threshold maximises on validation.
         environment: where it ran, of the first run that says.
         created: ISO time, UTC.
+        decoding: what makes sets of scores, of every row.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Comparison:
     threshold_rule: str
     environment: Mapping[str, Any]
     created: str
+    decoding: str = "global"
 
     @property
     def failures(self) -> list[str]:
@@ -133,6 +135,7 @@ class Comparison:
             "seeds": list(self.seeds),
             "data": dict(self.data),
             "threshold_rule": self.threshold_rule,
+            "decoding": self.decoding,
             "environment": dict(self.environment),
             "rows": rows,
         }
@@ -263,6 +266,7 @@ def _gather(
         ks=experiments[0].evaluation.ks,
         threshold_rule=experiments[0].evaluation.threshold_rule,
         environment=next((found for found in environments if found), {}),
+        decoding=experiments[0].evaluation.decoding,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
