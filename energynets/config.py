@@ -108,7 +108,12 @@ class Evaluation(Section):
     ks: tuple[Positive, ...] = Field(default=(1, 3, 5), min_length=1, description="k of P@k, nDCG@k, PSP@k, PSnDCG@k")
     propensity: tuple[Above0, Above0] = Field(default=(0.55, 1.5), description="(a, b) of the propensity model")
     threshold_rule: Literal["f1_example"] = Field(
-        default="f1_example", description="what the one global threshold maximises on validation"
+        default="f1_example", description="what decoding maximises on validation"
+    )
+    decoding: Literal["global", "per_label", "expected_f1"] = Field(
+        default="global",
+        description="sets of labels: one threshold, one a label, or the largest expected F1 of each document; "
+        "epochs are watched under one threshold",
     )
     top: Positive | None = Field(
         default=None, description="scores kept of each document; default: all up to 1,024 labels, else 256"
@@ -245,6 +250,8 @@ class Experiment(Section):
         compiler, labels at a time or processes."""
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
+        if self.evaluation.decoding == "global":  # the only one before there was a choice: runs from then stay theirs
+            how["evaluation"] = {"decoding"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

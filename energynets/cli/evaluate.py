@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from energynets.cli.options import Json, Quiet, RunArgument, metric_lines, print_json
+from energynets.cli.options import Json, Quiet, RunArgument, decoder_words, metric_lines, print_json
 
 
 def evaluate(
     run: RunArgument,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    decoding: Annotated[
+        str | None,
+        typer.Option(help="global, per_label or expected_f1, chosen on validation anew; default: as the run chose."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a finished run on a split of its data, with the threshold it chose on validation.
+    """Measure a finished run on a split of its data, with the decoder it chose on validation.
 
-    For an energy network, also how far its answers are from the minimum at most, where the energy is convex.
+    For an energy network, also how far inference got: its distance from the minimum at most, where the energy is
+    convex, and the norm of dE/dy.
 
-    Example: energynets evaluate runs/spen --split validation
+    Example: energynets evaluate runs/spen --decoding expected_f1
     """
     from energynets.data.dataset import SPLITS
     from energynets.errors import ConfigError, nearest
 
     if split not in SPLITS:
         raise ConfigError(f"--split: unknown split {split!r}{nearest(split, SPLITS)}")
-    from energynets.cli.certificates import Certificates
+    from energynets.cli.certificates import Certificates, in_words
     from energynets.cli.progress import Display
     from energynets.metrics import Calibration, calibration
     from energynets.training import evaluate as measure
@@ -39,6 +44,7 @@ def evaluate(
         metrics = measure(
             trained,
             split=split,
+            decoding=decoding,
             on_batch=lambda done, total: display.scoring(split, done, total),
             on_inference=certificates,
             on_scores=lambda scores, labels: found.append(calibration(scores, labels)),
@@ -46,11 +52,15 @@ def evaluate(
     reliability = found[0]
     summary = certificates.summary()
     if as_json:
-        row = {"run": str(run), "split": split, "threshold": trained.threshold, "metrics": metrics}
+        row: dict[str, Any] = {"run": str(run), "split": split, "threshold": None if decoding else trained.threshold}
+        row |= {"decoding": decoding or trained.decoder.kind, "metrics": metrics}
         row |= {"calibration": {"split": split, **reliability.to_dict()}}
-        print_json(row | ({"certificate": summary or certificates.note} if summary or certificates.note else {}))
+        if certificates.gradient_norms:
+            row |= {"certificate": summary or certificates.note, "gradient_norm": certificates.gradient_summary()}
+        print_json(row)
         return
-    typer.echo(f"{trained.experiment.name} on {split}, threshold {trained.threshold:.4f}")
+    decoder = f"decoding {decoding}" if decoding else decoder_words(trained.result.threshold)
+    typer.echo(f"{trained.experiment.name} on {split}, {decoder}")
     for line in metric_lines(metrics):
         typer.echo(f"  {line}")
     typer.echo(
@@ -58,7 +68,9 @@ def evaluate(
         f"{100 * reliability.ece_equal_mass:.2f} (equal mass); Brier score {100 * reliability.brier:.2f}"
     )
     if summary is not None:
-        numbers = "  ".join(f"{name} {value:.2e}" for name, value in summary.items())
-        typer.echo(f"  certificate, E(y) - min E at most: {numbers}")
+        typer.echo(f"  certificate, E(y) - min E at most: {in_words(summary)}")
     elif certificates.note is not None:
         typer.echo(f"  {certificates.note}")
+    norms = certificates.gradient_summary()
+    if norms is not None:
+        typer.echo(f"  gradient norm |dE/dy|: {in_words(norms)}")

@@ -14,6 +14,7 @@ from energynets.cli.options import RunArgument
 from energynets.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
+    from energynets.metrics import TopScores
     from energynets.training import TrainedRun
 
 
@@ -32,9 +33,10 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each document.")] = False,
 ) -> None:
-    """Print the most probable labels of new documents; * marks those above the run's threshold.
+    """Print the most probable labels of new documents; * marks those of the run's predicted set.
 
-    For an energy network, also each document's certificate: E(y) - min E is at most that, where the energy is convex.
+    For an energy network, also how far inference got: each document's certificate (E(y) - min E is at most that, where
+    the energy is convex) and the norm of dE/dy.
 
     Example: echo "wheat exports rise" | energynets predict runs/reuters-spen - --top 3
     """
@@ -45,30 +47,33 @@ def predict(
     trained = load_run(run)
     inputs = _read(trained, source, file_format)
     certificates = Certificates()
-    scores = score(trained, inputs, top=top, on_inference=certificates)
-    for number, found in enumerate(_documents(trained, scores)):
+    scores = score(trained, inputs, top=max(top, trained.kept), on_inference=certificates)
+    for number, found in enumerate(_documents(trained, scores, top)):
         if as_json:
             row: dict[str, Any] = {"document": number, "labels": found}
             if certificates.values:
                 row["certificate"] = certificates.values[number]
             elif certificates.note is not None:
                 row["certificate"] = certificates.note
+            if certificates.gradient_norms:
+                row["gradient_norm"] = certificates.gradient_norms[number]
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             labels = (f"{label['name']} {label['score']:.3f}{'*' if label['predicted'] else ''}" for label in found)
-            typer.echo("\t".join(filter(None, (str(number + 1), "  ".join(labels), certificates.of(number)))))
+            typer.echo("\t".join(filter(None, (str(number + 1), "  ".join(labels), *certificates.of(number)))))
 
 
-def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:
-    for labels, values in zip(scores.indices.tolist(), scores.values.tolist(), strict=True):
+def _documents(trained: TrainedRun, scores: TopScores, top: int) -> Iterator[list[dict[str, Any]]]:
+    columns = scores.indices, scores.values, trained.decoder.choose(scores)
+    for labels, values, chosen in zip(*(column[:, :top].tolist() for column in columns), strict=True):
         yield [
             {
                 "name": trained.label_name(label),
                 "id": label,
                 "score": round(value, 6),
-                "predicted": value > trained.threshold,
+                "predicted": predicted,
             }
-            for label, value in zip(labels, values, strict=True)
+            for label, value, predicted in zip(labels, values, chosen, strict=True)
         ]
 
 

@@ -121,6 +121,7 @@ class Comparison:
         reference: name of the row that others are compared with; None where there is none.
         processes: runs that shared the machine at a time, at most.
         notes: more sentences for the caption.
+        decoding: what makes sets of scores, of every row.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Comparison:
     threshold_rule: str
     environment: Mapping[str, Any]
     created: str
+    decoding: str = "global"
     monitor: str = "f1_example"
     reference: str | None = None
     processes: int = 1
@@ -174,6 +176,7 @@ class Comparison:
             "seeds": list(self.seeds),
             "data": dict(self.data),
             "threshold_rule": self.threshold_rule,
+            "decoding": self.decoding,
             "environment": dict(self.environment),
             "monitor": self.monitor,
             "processes": self.processes,
@@ -363,6 +366,7 @@ def _gather(
         ks=experiments[0].evaluation.ks,
         threshold_rule=experiments[0].evaluation.threshold_rule,
         environment=next((found for found in environments if found), {}),
+        decoding=experiments[0].evaluation.decoding,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         monitor=_monitor(experiments),
     )

@@ -15,11 +15,10 @@ from rich.text import Text
 
 from energynets.compare.comparison import Comparison, Row, Spread
 from energynets.compare.statistics import MARKS, Difference, explain, verdict
+from energynets.metrics import DECODERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-RULE = "one global threshold for each run, chosen on validation to maximise f1_example"
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def caption(comparison: Comparison) -> list[str]:
     once = [row.name for row in comparison.rows if len(row.results) == 1 and not row.failures]
     if once and len(comparison.seeds) > 1:
         lines.append(f"Run once, as no seed changes them: {', '.join(once)}.")
-    lines.append(f"F1 is f1_example under {RULE}; beside it the same at 0.5.")
+    lines.append(f"F1 is f1_example under {DECODERS[comparison.decoding].words}; beside it the same at 0.5.")
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
     lines += [*comparison.notes, *explain(comparison)]

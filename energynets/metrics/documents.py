@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
+from energynets.metrics.decoding.decoder import Decoder, predicted_sets
 from energynets.metrics.propensity import propensity_discounted_gains, propensity_gains
 from energynets.metrics.ranking import normalised_gains, precisions
 from energynets.metrics.scores import TopScores
 from energynets.metrics.sets import exact_matches, f1_examples
-from energynets.metrics.threshold import predict_above
 
 
 def document_values(
     scores: TopScores,
     labels: csr_array,
     *,
-    threshold: float | None = None,
+    threshold: float | Decoder | None = None,
     inverse_propensity: np.ndarray | None = None,
     ks: Sequence[int] = (1, 3, 5),
 ) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ def document_values(
             found[f"psndcg@{k}"] = _shares(*propensity_discounted_gains(scores, labels, k, inverse_propensity))
     for value, suffix in ((threshold, ""), (0.5, "_at_0.5")):
         if value is not None:
-            predicted = predict_above(scores, value)
+            predicted = predicted_sets(scores, value)
             found[f"f1_example{suffix}"] = f1_examples(predicted, labels)
             found[f"subset_accuracy{suffix}"] = exact_matches(predicted, labels)
     return {name: values.astype(np.float32) for name, values in found.items()}

@@ -201,3 +201,21 @@ def hits(scores: TopScores, labels: csr_array, k: int | None = None) -> np.ndarr
     keys = np.arange(len(scores))[:, None] * num_labels + indices
     found = np.searchsorted(true_keys, keys)
     return np.asarray(true_keys[np.minimum(found, len(true_keys) - 1)] == keys)
+
+
+def chosen_sets(scores: TopScores, chosen: np.ndarray) -> csr_array:
+    """The labels of the chosen places.
+
+    Args:
+        scores: of N documents.
+        chosen: (N, k) bool.
+
+    Returns:
+        (N, L) CSR of ones (float32), column indices sorted.
+    """
+    indptr = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
+    sets = csr_array(
+        (np.ones(int(indptr[-1]), np.float32), scores.indices[chosen], indptr), shape=(len(scores), scores.num_labels)
+    )
+    sets.sort_indices()
+    return sets

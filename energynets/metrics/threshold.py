@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from energynets.errors import ConfigError, nearest
-from energynets.metrics.scores import TopScores, blocks, check_pair, hits
+from energynets.metrics.scores import TopScores, blocks, check_pair, chosen_sets, hits
 
 RULES = ("f1_example",)
 
@@ -21,13 +21,7 @@ def predict_above(scores: TopScores, threshold: float) -> csr_array:
     Returns:
         (N, L) CSR of ones (float32), column indices sorted.
     """
-    chosen = scores.values > np.float64(threshold)
-    indptr = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
-    predicted = csr_array(
-        (np.ones(int(indptr[-1]), np.float32), scores.indices[chosen], indptr), shape=(len(scores), scores.num_labels)
-    )
-    predicted.sort_indices()
-    return predicted
+    return chosen_sets(scores, scores.values > np.float64(threshold))
 
 
 def truncated(scores: TopScores, threshold: float) -> int:

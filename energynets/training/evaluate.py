@@ -1,9 +1,9 @@
-"""Metrics of a model on a split, at one threshold."""
+"""Metrics of a model on a split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,17 @@ from torch import nn
 
 from energynets.data.dataset import MultiLabelDataset
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import TopScores, choose_threshold, document_values, evaluate_scores, inverse_propensity
+from energynets.metrics import (
+    DECODERS,
+    Decoder,
+    ExpectedF1,
+    GlobalThreshold,
+    TopScores,
+    choose_threshold,
+    document_values,
+    evaluate_scores,
+    inverse_propensity,
+)
 from energynets.training.score import OnBatch, OnInference, score
 
 if TYPE_CHECKING:
@@ -44,19 +54,35 @@ def check_monitor(monitor: str, ks: Sequence[int]) -> None:
         raise ConfigError(f"training.monitor: unknown metric {monitor!r}{nearest(monitor, names)}")
 
 
+def scores_kept(labels: int, top: int | None, ks: Sequence[int]) -> int:
+    """k of the scores kept: `top`, by default all up to 1,024 labels and else 256, and what the metrics need."""
+    top = top if top is not None else (labels if labels <= 1024 else 256)
+    return min(labels, max([top, *(k for k in ks if k <= labels)]))
+
+
+def check_decoding(decoding: str) -> str:
+    """The same name, or ConfigError."""
+    if decoding not in DECODERS:
+        raise ConfigError(f"decoding: unknown decoder {decoding!r}{nearest(decoding, DECODERS)}")
+    return decoding
+
+
 @dataclass(frozen=True)
 class Measures:
-    """How scores of one data set become metrics: k's, propensities of the training labels, the threshold's rule."""
+    """How scores of one data set become metrics: k's, propensities of the training labels, rule and decoder."""
 
     ks: tuple[int, ...]
     propensity_L: np.ndarray
     top: int
     rule: str = "f1_example"
+    decoding: str = "global"
 
     @classmethod
     def of(cls, settings: Evaluation, dataset: MultiLabelDataset) -> Measures:
         """From the configuration and the training labels."""
-        return cls.make(dataset, settings.ks, settings.propensity, settings.top, settings.threshold_rule)
+        return cls.make(
+            dataset, settings.ks, settings.propensity, settings.top, settings.threshold_rule, settings.decoding
+        )
 
     @classmethod
     def make(
@@ -66,22 +92,34 @@ class Measures:
         propensity: tuple[float, float],
         top: int | None,
         rule: str = "f1_example",
+        decoding: str = "global",
     ) -> Measures:
         labels = dataset.num_labels
-        top = top if top is not None else (labels if labels <= 1024 else 256)
         ks = tuple(k for k in ks if k <= labels) or (1,)
         training = dataset.documents.labels[dataset.splits["train"]]
-        return cls(ks, inverse_propensity(training, *propensity), min(labels, max(top, *ks)), rule)
+        return cls(
+            ks, inverse_propensity(training, *propensity), scores_kept(labels, top, ks), rule, check_decoding(decoding)
+        )
 
     def threshold(self, scores: TopScores, labels: Any) -> float:
         """The one global threshold that the rule picks on these documents."""
         return float(choose_threshold(scores, labels, rule=self.rule))
 
-    def metrics(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, float]:
+    def decoder(self, scores: TopScores, labels: Any) -> Decoder:
+        """What makes sets of scores, chosen on these documents."""
+        return DECODERS[self.decoding].fit(scores, labels)
+
+    def unchosen(self) -> Decoder:
+        """What makes sets of scores where there are no documents to choose on."""
+        if self.decoding == ExpectedF1.kind:
+            return ExpectedF1()
+        return GlobalThreshold(FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}")
+
+    def metrics(self, scores: TopScores, labels: Any, threshold: float | Decoder) -> dict[str, float]:
         """Every metric of `metric_names`, and `shortlist_recall` of a model with a shortlist."""
         return evaluate_scores(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
 
-    def documents(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, np.ndarray]:
+    def documents(self, scores: TopScores, labels: Any, threshold: float | Decoder) -> dict[str, np.ndarray]:
         """Document by document, those metrics that are means over documents."""
         return document_values(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
 
@@ -92,6 +130,7 @@ def evaluate(
     *,
     split: str = "test",
     threshold: float | None = None,
+    decoding: str | None = None,
     ks: Sequence[int] = (1, 3, 5),
     propensity: tuple[float, float] = (0.55, 1.5),
     top: int | None = None,
@@ -110,8 +149,10 @@ def evaluate(
         dataset: for a model: data prepared for it, with a training split (propensities come from its labels).
             For a run: raw data other than the run's own, prepared here.
         split: train, validation or test.
-        threshold: in [0, 1]; None takes the run's, or for a model the one that maximises f1_example on its validation
-            split, or 0.5 where there is none.
+        threshold: in [0, 1]; None decodes.
+        decoding: what makes sets of scores (global, per_label or expected_f1), chosen on the validation split; None is
+            the run's own as it was chosen, or for a model global. Without validation documents the threshold is 0.5,
+            and expected_f1 takes the scores as they are.
         ks: of P@k, nDCG@k, PSP@k, PSnDCG@k (a model's; a run has its own).
         propensity: (a, b) of the propensity model (a model's; a run has its own).
         top: scores kept of each document; None is all up to 1,024 labels, else 256 (a model's; a run has its own).
@@ -138,17 +179,22 @@ def evaluate(
         run = model
         dataset = run.prepare(dataset) if dataset is not None else run.dataset()
         measures = Measures.of(run.experiment.evaluation, dataset)
-        threshold, loss, model = run.threshold if threshold is None else threshold, run.loss, run.model
+        loss, model, decoder = run.loss, run.model, run.decoder if decoding is None else None
+        if decoding is not None:
+            measures = replace(measures, decoding=check_decoding(decoding))
     else:
         if dataset is None:
             raise ConfigError("evaluate: a model needs a data set; only a run knows its own")
-        measures = Measures.make(dataset, ks, propensity, top)
+        measures = Measures.make(dataset, ks, propensity, top, decoding=decoding or "global")
+        decoder = None
     scoring: dict[str, Any] = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
     documents = dataset.split(split)
-    if threshold is None and len(dataset.splits.get("validation", ())):
+    if threshold is not None:
+        decoder = GlobalThreshold(threshold, "given")
+    if decoder is None and len(dataset.splits.get("validation", ())):
         validation = dataset.split("validation")
-        threshold = measures.threshold(score(model, validation, **scoring), validation.labels)
+        decoder = measures.decoder(score(model, validation, **scoring), validation.labels)
     scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference)
     if on_scores is not None:
         on_scores(scores, documents.labels)
-    return measures.metrics(scores, documents.labels, FIXED_THRESHOLD if threshold is None else threshold)
+    return measures.metrics(scores, documents.labels, decoder or measures.unchosen())

@@ -1,4 +1,4 @@
-"""A finished run, read back: its model, its preparation, its threshold."""
+"""A finished run, read back: its model, its preparation, its decoder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from energynets.baselines import load_baseline
 from energynets.data.dataset import Documents, Inputs, MultiLabelDataset, TextDocuments, num_rows
 from energynets.data.prepare import Preparation
 from energynets.errors import CheckpointError
-from energynets.metrics import TopScores
+from energynets.metrics import Decoder, TopScores
 from energynets.training.build import BuiltData, Sizes, build_dataset, build_model, prepared_documents
 from energynets.training.checkpoint import load_weights, read_file
+from energynets.training.evaluate import scores_kept
 from energynets.training.machine import resolve_device
 from energynets.training.run import RunFolder, RunResult
 from energynets.training.score import OnInference, score
@@ -36,6 +37,7 @@ class TrainedRun:
         preparation: raw inputs -> the model's inputs.
         label_names: L names, or None.
         result: its row.
+        decoder: what makes sets of scores, chosen on validation.
     """
 
     folder: Path
@@ -44,11 +46,19 @@ class TrainedRun:
     preparation: Preparation
     label_names: tuple[str, ...] | None
     result: RunResult
+    decoder: Decoder
 
     @property
-    def threshold(self) -> float:
-        """The threshold chosen on validation."""
-        return float(self.result.threshold["value"])
+    def threshold(self) -> float | None:
+        """The global threshold chosen on validation; None where the decoder has none."""
+        value = self.result.threshold["value"]
+        return None if value is None else float(value)
+
+    @property
+    def kept(self) -> int:
+        """Scores of each document that the decoder has before it."""
+        labels, settings = int(self.result.data["labels"]), self.experiment.evaluation
+        return scores_kept(labels, settings.top, settings.ks)
 
     @property
     def loss(self) -> str:
@@ -91,7 +101,8 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedRun:
         model = build_model(experiment, Sizes(**saved.state["sizes"]))
         load_weights(model, saved.tensors, str(paths.model))
         model = model.to(resolve_device(device)).eval()
-    return TrainedRun(paths.folder, experiment, model, preparation, paths.read_label_names(), result)
+    decoder = paths.read_decoder(result)
+    return TrainedRun(paths.folder, experiment, model, preparation, paths.read_label_names(), result, decoder)
 
 
 def predict(
@@ -112,8 +123,8 @@ def predict(
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
 
     Returns:
-        TopScores with indices (N, top) and values (N, top); `run.label_name` names them, and those above
-        `run.threshold` are the run's predicted set.
+        TopScores with indices (N, top) and values (N, top); `run.label_name` names them. `run.decoder` makes sets of
+        `run.kept` of them.
     """
     if not isinstance(run, TrainedRun):
         run = load_run(run)

@@ -1,7 +1,7 @@
 """The run folder: what a run writes, and reading it back.
 
     runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  documents.npz  diagnostics.json
-                  checkpoints/  preparation/
+                  checkpoints/  preparation/  decoder.safetensors, where labels have thresholds of their own
 
 While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone
 (for a baseline, the folder `baseline/`). `diagnostics.json` is of energy networks alone.
@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from energynets.errors import CheckpointError, ConfigError, NotWrittenError
+from energynets.metrics import DECODERS, Decoder, GlobalThreshold
 from energynets.parallel.whole import take_part
 from energynets.training.checkpoint import Checkpoint, CheckpointFolder, write_file
 from energynets.training.files import TEMPORARY, write_atomically, write_json, write_text
@@ -47,7 +50,8 @@ class RunResult:
         config_hash: equal for equal settings, whatever the seed, name or device.
         data: the data fingerprint; rows are comparable where its `sha256` agree.
         metrics: split ("validation", "test") -> metric -> value, fractions in [0, 1].
-        threshold: {"value": float, "rule": str}.
+        threshold: what makes sets of scores: {"value": float, None where there is no one threshold; "rule": how it was
+            chosen, "decoding": global, per_label or expected_f1, and its settings}; see `metrics.decoding`.
         train_seconds: wall time of fitting, validation and feature caching included, over all resumptions.
         examples_per_second: training documents (counted once an epoch) over the time of the optimiser steps alone.
         peak_memory_bytes: of the device that trained: resident on a CPU, allocated on CUDA.
@@ -132,6 +136,7 @@ class RunFolder:
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", writes=writes)
         self.model = self.checkpoints.folder / "model.safetensors"
         self.baseline = self.checkpoints.folder / "baseline"
+        self.decoder = self.folder / "decoder.safetensors"
         self.cache = self.folder / "cache"
 
     # ------------------------------------------------------------------------------------------------ opening
@@ -273,8 +278,11 @@ class RunFolder:
 
         write_atomically(self.documents, write)
 
-    def finish(self, result: RunResult) -> None:
-        """Write result.json, then drop what only resuming needed."""
+    def finish(self, result: RunResult, decoder: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write what the decoder knows of each label, where there is any, and result.json, then drop what only resuming
+        needed."""
+        if decoder:
+            write_atomically(self.decoder, lambda path: save_file(dict(decoder), path))
         write_json(self.result, plain(result.to_dict()))
         self.checkpoints.clear()
         shutil.rmtree(self.cache, ignore_errors=True)
@@ -325,6 +333,20 @@ class RunFolder:
         if not isinstance(found, dict):
             raise CheckpointError(f"{self.diagnostics}: not what a run writes (expected an object)")
         return found
+
+    def read_decoder(self, result: RunResult) -> Decoder:
+        """What made the run's sets of labels.
+
+        Raises:
+            CheckpointError: unknown, or its file is missing or damaged.
+        """
+        row = result.threshold
+        kind = str(row.get("decoding", GlobalThreshold.kind))  # results of earlier versions know one alone
+        try:
+            arrays = load_file(self.decoder) if self.decoder.exists() else {}
+            return DECODERS[kind].restore(row, arrays)
+        except (KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"{self.decoder}: not the {kind} decoder of {self.result} ({error})") from None
 
     def read_label_names(self) -> tuple[str, ...] | None:
         """Names of the labels, where the data has any."""

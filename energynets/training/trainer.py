@@ -17,7 +17,7 @@ from energynets.data.batches import batches, padded_share, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
-from energynets.metrics import TopScores, calibration, predict_above, truncated
+from energynets.metrics import Decoder, TopScores, calibration
 from energynets.objectives import OBJECTIVES
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
@@ -32,7 +32,7 @@ from energynets.training.build import (
 )
 from energynets.training.checkpoint import Checkpoint
 from energynets.training.diagnostics import TRACED, Diagnostics, diagnose
-from energynets.training.evaluate import FIXED_THRESHOLD, Measures, check_monitor
+from energynets.training.evaluate import Measures, check_monitor
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, stop_message
 from energynets.training.machine import (
@@ -172,8 +172,8 @@ class _Session:
     def train(self, model: Any, *, built: bool) -> RunResult:
         if not self._has("validation"):
             self.progress.note(
-                "no validation documents: every stage runs all its epochs and keeps its last weights, and the "
-                f"threshold is {FIXED_THRESHOLD}"
+                "no validation documents: every stage runs all its epochs and keeps its last weights, and sets of "
+                f"labels come from: {self.measures.unchosen().rule}"
             )
         if not isinstance(model, nn.Module):
             position = self._fit_baseline(model)
@@ -222,28 +222,27 @@ class _Session:
 
     def _finish(self, model: Any, position: Position, parameters: int) -> RunResult:
         """Threshold from validation, metrics of validation and test, the row."""
-        threshold, rule = FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}"
+        decoder = self.measures.unchosen()
         metrics: dict[str, dict[str, float]] = {}
         reliability: dict[str, Any] | None = None
         seconds: list[float] = []
         if self._has("validation"):
             validation, scores = self._score(model, "validation", seconds)
             if scores is not None:
-                threshold = self.measures.threshold(scores, validation.labels)
-                metrics["validation"] = self.measures.metrics(scores, validation.labels, threshold)
-            rule = f"{self.measures.rule} on validation"
+                decoder = self.measures.decoder(scores, validation.labels)
+                metrics["validation"] = self.measures.metrics(scores, validation.labels, decoder)
         if self._has("test"):
             seconds.clear()
             test, scores = self._score(model, "test", seconds)
             if scores is not None:
-                metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
+                metrics["test"] = self.measures.metrics(scores, test.labels, decoder)
                 reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
-                self.run.save_documents(self.measures.documents(scores, test.labels, threshold))
-            if scores is not None and (cut := truncated(scores, threshold)):
-                self.progress.note(
-                    f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
-                    "each: raise evaluation.top"
-                )
+                self.run.save_documents(self.measures.documents(scores, test.labels, decoder))
+                if missed := decoder.missed(scores):
+                    self.progress.note(
+                        f"{missed} test documents may have labels to predict beyond the {scores.k} scores kept of "
+                        "each: raise evaluation.top"
+                    )
         trace = self._trace(model)
         if not self.mesh.first:
             return _said_by_first(self.mesh, self.run)
@@ -255,7 +254,7 @@ class _Session:
             config_hash=self.experiment.hash(),
             data=dataclasses.asdict(self.dataset.fingerprint),
             metrics=metrics,
-            threshold={"value": threshold, "rule": rule},
+            threshold=decoder.row(),
             train_seconds=position.seconds,
             examples_per_second=examples,
             peak_memory_bytes=position.peak_memory or peak_host_memory(),
@@ -271,8 +270,8 @@ class _Session:
             padded_share=self._padded_share(model),
             calibration=reliability,
         )
-        self.run.save_diagnostics(self._diagnostics(model, threshold))
-        self.run.finish(result)
+        self.run.save_diagnostics(self._diagnostics(model, decoder))
+        self.run.finish(result, decoder.arrays())
         return _said_by_first(self.mesh, self.run)
 
     def _has(self, split: str) -> bool:
@@ -301,12 +300,12 @@ class _Session:
         )
         return documents, self.mesh.collect(scores)
 
-    def _diagnostics(self, model: Any, threshold: float) -> dict[str, Any] | None:
+    def _diagnostics(self, model: Any, decoder: Decoder) -> dict[str, Any] | None:
         """What the energy has learned, for people; None where there is none."""
         how = Diagnostics(
             self.dataset,
             self.data.raw.documents,
-            lambda scores: predict_above(scores, threshold),
+            decoder.predict,
             top=self.measures.top,
             choose=self._choose,
             loss=self.experiment.objective.loss,
@@ -316,8 +315,7 @@ class _Session:
         return diagnose(model, how, label_shards=self.mesh.labels)
 
     def _choose(self, scores: TopScores, labels: Any) -> Callable[[TopScores], Any]:
-        threshold = self.measures.threshold(scores, labels)
-        return lambda others: predict_above(others, threshold)
+        return self.measures.decoder(scores, labels).predict
 
     def _padded_share(self, model: Any) -> float | None:
         """Of the batches of the first epoch."""

@@ -115,6 +115,11 @@ def test_a_folder_with_runs_of_other_settings_is_refused_before_anything_runs(tm
             1,
             r"evaluation.ks \(1,\), not \(1, 3, 5\)",
         ),
+        (
+            [experiment("a"), experiment("b", "classifier", "evaluation.decoding=expected_f1")],
+            1,
+            "b is measured otherwise than a: evaluation.decoding expected_f1, not global",
+        ),
     ],
 )
 def test_what_cannot_be_compared(experiments: list[Experiment], seeds: Any, expected: str, tmp_path: Path) -> None:

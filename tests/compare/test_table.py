@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -40,6 +41,13 @@ def test_markdown_has_mean_and_spread_and_says_how(tmp_path: Path) -> None:
     for said in ("seeds 0, 1, 2", "chosen on validation", "Run once", "floor, linear, ceiling", "sha256 abababababab"):
         assert said in text
     assert "F1 | F1 at 0.5" in text
+
+
+def test_the_caption_names_the_decoder(tmp_path: Path) -> None:
+    assert "F1 is f1_example under one global threshold for each run" in to_markdown(comparison(tmp_path))
+    expected = dataclasses.replace(comparison(tmp_path), decoding="expected_f1")
+    assert "F1 is f1_example under the set of labels with the largest expected f1_example" in to_markdown(expected)
+    assert expected.to_dict()["decoding"] == "expected_f1"
 
 
 def test_csv_is_unrounded_and_regular(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from energynets.config import Experiment
 from energynets.data.batches import SparseBatch
 from energynets.data.dataset import Documents
 from energynets.errors import CheckpointError, ConfigError, DataError, InferenceError
-from energynets.metrics import TopScores, calibration
+from energynets.metrics import DECODERS, TopScores, calibration
 from energynets.training import Progress, RunResult, evaluate, load_run, metric_names, predict, score, train
 from energynets.training.machine import peak_host_memory, resolve_device
 from energynets.training.run import RunFolder
@@ -143,6 +144,63 @@ def test_predict(spen: Path) -> None:
     assert whole.indices.shape == (30, 6)
     np.testing.assert_array_equal(whole.indices[:, :2], top.indices)
     assert run.label_name(3) == "3"
+
+
+@pytest.mark.parametrize("kind", ["per_label", "expected_f1"])
+def test_the_runs_own_decoder(tmp_path: Path, spen: Path, kind: str) -> None:
+    experiment = toy_experiment(SPEN, stages=[*ONE, stage("energy", "energy", epochs=2)])
+    evaluation = experiment.evaluation.model_copy(update={"decoding": kind})
+    folder, data = tmp_path / "run", toy_data()
+    result = run_toy(folder, experiment=experiment.model_copy(update={"evaluation": evaluation}))
+    assert result.threshold["decoding"] == kind
+    assert (folder / "decoder.safetensors").exists() == (kind == "per_label")
+    run = load_run(folder)
+    found: list[TopScores] = []
+    for split in ("validation", "test"):
+        metrics = evaluate(run, data.raw, split=split, on_scores=lambda scores, labels: found.append(scores))
+        assert metrics == pytest.approx(result.metrics[split])
+    fitted = DECODERS[kind].fit(found[0], data.raw.split("validation").labels)
+    assert json.loads(json.dumps(fitted.row())) == json.loads((folder / "result.json").read_text())["threshold"]
+    np.testing.assert_array_equal(run.decoder.choose(found[1]), fitted.choose(found[1]))
+    assert type(run.decoder) is DECODERS[kind]
+    # A run of the same model under one threshold, decoded otherwise.
+    assert evaluate(spen, data.raw, decoding=kind) == pytest.approx(result.metrics["test"])
+    model = evaluate(run.model, run.prepare(data.raw), decoding=kind)
+    assert model == pytest.approx(result.metrics["test"])
+    with pytest.raises(ConfigError, match="did you mean 'per_label'"):
+        evaluate(spen, data.raw, decoding="per-label")
+
+
+def test_a_lost_or_unknown_decoder(tmp_path: Path) -> None:
+    experiment = toy_experiment(stages=ONE)
+    evaluation = experiment.evaluation.model_copy(update={"decoding": "per_label"})
+    folder = tmp_path / "run"
+    run_toy(folder, experiment=experiment.model_copy(update={"evaluation": evaluation}))
+    (folder / "decoder.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors: not the per_label decoder"):
+        load_run(folder)
+    (folder / "decoder.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors: not the per_label decoder"):
+        load_run(folder)
+
+
+def test_a_run_of_an_earlier_version_has_one_threshold(tmp_path: Path, spen: Path) -> None:
+    shutil.copytree(spen, tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    row = json.loads(path.read_text())
+    del row["threshold"]["decoding"], row["calibration"]
+    path.write_text(json.dumps(row))
+    assert load_run(tmp_path / "run").decoder == load_run(spen).decoder
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("per_label", "fixed 0.5"), ("expected_f1", "expected f1_example of each")])
+def test_decoders_without_validation(tmp_path: Path, kind: str, rule: str) -> None:
+    experiment = toy_experiment(stages=ONE)
+    evaluation = experiment.evaluation.model_copy(update={"decoding": kind})
+    experiment = experiment.model_copy(update={"evaluation": evaluation})
+    result = train(experiment, folder=tmp_path / "run", data=toy_data(validation=False))
+    assert result.threshold["rule"].startswith(rule)
+    assert evaluate(tmp_path / "run", toy_data(validation=False).raw) == pytest.approx(result.metrics["test"])
 
 
 def test_reading_what_is_no_finished_run(tmp_path: Path, spen: Path) -> None:
