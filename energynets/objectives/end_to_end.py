@@ -36,6 +36,16 @@ class EndToEnd:
         ConfigError: an unknown name, a negative weight.
 
     Source: Belanger, Yang & McCallum (2017), section 4; the weights are their equation 10.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, BagOfWords, EndToEnd, EnergyNetwork
+        >>> from energynets.data.batches import Batch, SparseBatch
+        >>> model = EnergyNetwork(BagOfWords(num_inputs=4, hidden=(8,)), SPEN(num_features=8, num_labels=3))
+        >>> rows = SparseBatch(torch.tensor([0, 2]), torch.ones(2), torch.tensor([0, 1, 2]), 4)  # two documents
+        >>> labels = SparseBatch(torch.tensor([1, 0]), torch.ones(2), torch.tensor([0, 1, 2]), 3)
+        >>> EndToEnd("sample_f1")(model, Batch(rows, labels, torch.arange(2))).shape
+        torch.Size([])
     """
 
     def __init__(self, loss: str = "bce", *, steps: str = "last", convergence_penalty: float = 0.0) -> None:

@@ -42,10 +42,9 @@ class InferenceNetwork(EnergyObjective):
 
     Example:
         >>> import torch
-        >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
+        >>> from energynets import SPEN, BagOfWords, EnergyNetwork, InferenceNetwork, MirrorDescent
         >>> from energynets.data.batches import Batch, SparseBatch
         >>> from energynets.inference import AmortizedStart
-        >>> from energynets.objectives import InferenceNetwork
         >>> features, energy = BagOfWords(num_inputs=4, hidden=(8,)), SPEN(num_features=8, num_labels=3)
         >>> model = EnergyNetwork(features, energy, MirrorDescent(steps=0), amortized=AmortizedStart(8, 3))
         >>> rows = SparseBatch(torch.tensor([0, 2]), torch.ones(2), torch.tensor([0, 1, 2]), 4)  # two documents

@@ -37,9 +37,8 @@ class StructuredHinge(EnergyObjective):
 
     Example:
         >>> import torch
-        >>> from energynets import SPEN, BagOfWords, EnergyNetwork
+        >>> from energynets import SPEN, BagOfWords, EnergyNetwork, StructuredHinge
         >>> from energynets.data.batches import Batch, SparseBatch
-        >>> from energynets.objectives import StructuredHinge
         >>> model = EnergyNetwork(BagOfWords(num_inputs=4, hidden=(8,)), SPEN(num_features=8, num_labels=3))
         >>> rows = SparseBatch(torch.tensor([0, 2]), torch.ones(2), torch.tensor([0, 1, 2]), 4)  # two documents
         >>> labels = SparseBatch(torch.tensor([1, 0]), torch.ones(2), torch.tensor([0, 1, 2]), 3)

@@ -39,9 +39,8 @@ class ValueNetwork(EnergyObjective):
 
     Example:
         >>> import torch
-        >>> from energynets import SPEN, BagOfWords, EnergyNetwork, ProjectedGradient
+        >>> from energynets import SPEN, BagOfWords, EnergyNetwork, ProjectedGradient, ValueNetwork
         >>> from energynets.data.batches import Batch, SparseBatch
-        >>> from energynets.objectives import ValueNetwork
         >>> features, energy = BagOfWords(num_inputs=4, hidden=(8,)), SPEN(num_features=8, num_labels=3, tau=0.1)
         >>> model = EnergyNetwork(features, energy, ProjectedGradient(steps=5))
         >>> rows = SparseBatch(torch.tensor([0, 2]), torch.ones(2), torch.tensor([0, 1, 2]), 4)  # two documents

@@ -5,14 +5,17 @@ from typing import ClassVar
 import pytest
 import torch
 from energy_objects import energy_over
-from objective_contract import EnergyObjectiveContract, F, Features, L, dense, make_batch, make_energy
+from objective_contract import EnergyObjectiveContract, F, Features, L, dense, make_batch, make_energy, tiny_data
 from torch.nn import functional
 
+from energynets.config import Experiment
 from energynets.errors import ConfigError
 from energynets.inference import AmortizedStart, MirrorDescent
 from energynets.models import EnergyNetwork
 from energynets.objectives import InferenceNetwork
 from energynets.objectives.agreement import COSTS
+from energynets.training import train
+from energynets.training.load import load_run
 
 
 def with_start(energy, steps: int = 0) -> EnergyNetwork:
@@ -98,6 +101,22 @@ def test_alone_on_a_trained_energy_it_learns_to_minimise_it():
     assert ((before - exact.energy) > 0.5).all()
     torch.testing.assert_close(after.energy, exact.energy, rtol=0, atol=1e-3)
     torch.testing.assert_close(after.y, exact.y, rtol=0, atol=0.03)
+
+
+def test_a_stage_of_its_own_fine_tunes_the_start_and_nothing_else(tmp_path):
+    features = {"kind": "bag_of_words", "hidden": [12]}
+    model = {"kind": "energy_network", "features": features, "energy": {"kind": "spen"}, "amortized": {"hidden": [8]}}
+    joint = {"name": "joint", "epochs": 2, "keep": "last"}
+    start = {"name": "start", "trains": ["inference"], "epochs": 2, "keep": "last"}
+    weights = []
+    for stages in ([joint], [joint, start]):
+        tree = {"name": "tiny", "device": "cpu", "data": {"planted": {}}, "model": model}
+        tree |= {"objective": {"kind": "inference_network"}, "training": {"stages": stages}}
+        folder = tmp_path / str(len(stages))
+        train(Experiment.from_tree(tree), folder=folder, data=tiny_data())
+        weights.append(load_run(folder, device="cpu").model.state_dict())
+    changed = {name for name, weight in weights[0].items() if not torch.equal(weight, weights[1][name])}
+    assert changed == {name for name in weights[0] if name.startswith("amortized.")}
 
 
 def test_further_steps_refine_the_start():
