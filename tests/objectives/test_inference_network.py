@@ -54,6 +54,19 @@ class AmortizedContract(EnergyObjectiveContract):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
+    def test_features_and_unary_are_the_energys_alone(self, model):
+        """A reads both as constants: what they are given is the hinge's gradient at a constant answer."""
+        batch, objective = make_batch(), self.make()
+        weights = [model.features.scale, model.energy.unary.weight]
+        found = torch.autograd.grad(objective(model, batch), weights)
+        _, z, _ = self.untruncated(model, batch)
+        context = model.energy.condition(model.compute_features(batch.inputs))
+        cost = objective.margin * COSTS[objective.cost](torch.sigmoid(z), dense(batch))
+        hinge = cost.detach() - model.energy(z.detach(), context) + model.energy.potential(dense(batch), context)
+        expected = torch.autograd.grad(hinge.clamp(min=0).mean(), weights)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
     def test_value_is_the_hinge_and_the_local_cross_entropy(self, model):
         batch, objective = make_batch(), self.make()
         violation, z, context = self.untruncated(model, batch)

@@ -129,6 +129,17 @@ def test_hamming_stays_on_the_engines_path_and_equals_the_general_one(kind):
     assert isinstance(loss_augmented(energy, context, t, f1_cost)[0], AugmentedEnergy)
 
 
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("kind", ["spen", "icnn"])
+def test_augmented_slope_is_the_energys_less_the_costs(cost, kind):
+    energy, t = make_energy(kind), dense(make_batch())
+    context = energy.condition(torch.randn(4, 4, dtype=torch.float64))
+    y = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad((energy.potential(y, context) - 3 * COSTS[cost](y, t)).sum(), y)
+    augmented, its_context = loss_augmented(energy, context, t, COSTS[cost], 3.0)
+    torch.testing.assert_close(augmented.gradient(y.detach(), its_context), slope)
+
+
 def test_costs_are_what_they_count_where_labels_are_decided():
     y, t = vertices(4).repeat(16, 1), vertices(4).repeat_interleave(16, 0)
     assert torch.equal(COSTS["hamming"](y, t), (y != t).double().sum(-1))
