@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from energynets.config_data import Data, Planted, Text
 from energynets.config_errors import explain
@@ -45,7 +45,17 @@ from energynets.config_models import (
     UnrollConfig,
     XMLCNNConfig,
 )
-from energynets.config_training import Group, GroupOptimizer, Optimizer, Parallel, Stage, Training
+from energynets.config_objectives import (
+    ContrastiveConfig,
+    EndToEndConfig,
+    InferenceNetworkConfig,
+    Objective,
+    StructuredHingeConfig,
+    ValueNetworkConfig,
+    check_objective,
+    with_kind,
+)
+from energynets.config_training import GROUPS, Group, GroupOptimizer, Optimizer, Parallel, Stage, Training
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -56,6 +66,7 @@ __all__ = [
     "BundleEntropyConfig",
     "ChunkedOutputConfig",
     "ClassifierModel",
+    "ContrastiveConfig",
     "Data",
     "EndToEndConfig",
     "EnergyConfig",
@@ -69,12 +80,14 @@ __all__ = [
     "GroupOptimizer",
     "ICNNConfig",
     "ImplicitConfig",
+    "InferenceNetworkConfig",
     "KimCNNConfig",
     "LinearModel",
     "LinearOutputConfig",
     "MirrorDescentConfig",
     "Model",
     "NeighboursModel",
+    "Objective",
     "Optimizer",
     "OutputConfig",
     "Parallel",
@@ -84,22 +97,14 @@ __all__ = [
     "ShortlistConfig",
     "SolverConfig",
     "Stage",
+    "StructuredHingeConfig",
     "Text",
     "Training",
     "TruncatedConfig",
     "UnrollConfig",
+    "ValueNetworkConfig",
     "XMLCNNConfig",
 ]
-
-
-class EndToEndConfig(Section):
-    """A loss on the logits that inference ends at, differentiated through all its steps."""
-
-    kind: Literal["end_to_end"] = "end_to_end"
-    loss: Literal["bce", "softmax", "mse", "soft_f1"] = Field(default="bce", description="on logits; mse on y")
-    steps: Literal["last", "all"] = Field(
-        default="last", description="loss on z_T, or its mean over z_1..z_T weighted towards the last"
-    )
 
 
 class Evaluation(Section):
@@ -139,9 +144,14 @@ class Experiment(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     data: Data = Field(description="which documents")
     model: Model = Field(description="x -> logits")
-    objective: EndToEndConfig = Field(default=EndToEndConfig(), description="what training minimises")
+    objective: Objective = Field(default=EndToEndConfig(), description="what training minimises")
     training: Training = Field(default=Training(), description="the loop")
     evaluation: Evaluation = Field(default=Evaluation(), description="what is measured")
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective_has_a_kind(cls, given: Any) -> Any:
+        return with_kind(given)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -151,17 +161,12 @@ class Experiment(Section):
                 raise ValueError(
                     f"training.stages.{number}.trains: 'energy' needs model.kind energy_network, got {self.model.kind}"
                 )
+            if "inference" in stage.trains and getattr(self.model, "amortized", None) is None:
+                raise ValueError(f"training.stages.{number}.trains: 'inference' needs model.amortized")
             if stage.name in names:
                 raise ValueError(f"training.stages.{number}.name: two stages are called {stage.name!r}")
             names.add(stage.name)
-        implicit = isinstance(self.model, EnergyModel) and isinstance(self.model.gradient, ImplicitConfig)
-        if implicit and self.objective.steps == "all":
-            raise ValueError(
-                "objective.steps: all needs steps, and model.gradient implicit knows the last alone: use unroll"
-            )
-        bundle = isinstance(self.model, EnergyModel) and isinstance(self.model.solver, BundleEntropyConfig)
-        if bundle and self.objective.steps == "all":
-            raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
+        check_objective(self.objective, self.model, self.training)
         self._optimizers_fit()
         self._output_fits()
         if isinstance(self.model, EnergyModel):
@@ -185,7 +190,7 @@ class Experiment(Section):
 
     def _optimizers_fit(self) -> None:
         for number, stage in enumerate(self.stages):
-            for group in ("features", "unary", "energy"):
+            for group in GROUPS:
                 if getattr(stage.optimizer, group) is not None and group not in stage.trains:
                     raise ValueError(
                         f"training.stages.{number}.optimizer.{group}: the stage trains {', '.join(stage.trains)} alone"
@@ -235,6 +240,8 @@ class Experiment(Section):
         classifier: tuple[Group, ...] = ("features", "unary")
         found = self.training.stages
         every: tuple[Group, ...] = (*classifier, "energy") if isinstance(self.model, EnergyModel) else classifier
+        if getattr(self.model, "amortized", None) is not None:
+            every = (*every, "inference")
         if found is None and isinstance(self.model, EnergyModel):
             found = (
                 Stage(name="unary", trains=classifier, epochs=30, patience=5),

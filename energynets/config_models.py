@@ -281,6 +281,12 @@ class ShortlistConfig(Section):
         return {"anyOf": [{"type": "integer", "minimum": 1}, own]}
 
 
+class AmortizedConfig(Section):
+    """A network that gives inference its start: phi and a correction of it, read off the features."""
+
+    hidden: tuple[Positive, ...] = Field(default=(256,), description="units of its hidden layers; none: linear")
+
+
 class EnergyModel(Section):
     """logits = argmin of an energy, by T steps of a solver."""
 
@@ -300,6 +306,20 @@ class EnergyModel(Section):
     shortlist: ShortlistConfig | None = Field(
         default=None, description="labels of each document that the energy moves, the others staying unary; null: all"
     )
+    amortized: AmortizedConfig | None = Field(
+        default=None, description="what z_0 is read off the features by; null: the solver's own start"
+    )
+
+    @model_validator(mode="after")
+    def _an_amortised_start_fits(self) -> Self:
+        if self.amortized is None:
+            return self
+        for key in ("label_chunk", "shortlist"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"amortized: its start is of all labels at once: set {key} to null")
+        if self.solver.initial != "unary":
+            raise ValueError(f"amortized: says where inference starts: leave out solver.initial {self.solver.initial}")
+        return self
 
     @model_validator(mode="after")
     def _a_shortlist_fits(self) -> Self:

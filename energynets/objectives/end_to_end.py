@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from energynets.data.batches import Batch
+from energynets.energies import Energy
 from energynets.errors import ConfigError
+from energynets.inference import NoGradient, StepLoss
 from energynets.models import Classifier, EnergyNetwork
 from energynets.objectives.losses import loss_by_name
 
@@ -18,21 +22,40 @@ class EndToEnd:
     output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding. So
     is `bce` on the last step of an energy network with a `label_chunk`.
 
+    With a convergence penalty w, L has besides w |r|^2, summed over labels and averaged over documents, where
+    r = y(z_T - dE/dy / tau) - y(z_T) is how far a mean-field step would still move each label: what `converged` is
+    judged by. It is 0 at a minimum of E alone, and its gradient goes through the T steps as the loss's does and through
+    the energy at z_T. It costs one more gradient of the energy. A classifier has no steps and none.
+
     Args:
-        loss: `bce`, `softmax`, `mse` or `soft_f1`.
+        loss: `bce`, `softmax`, `mse`, `soft_f1` or `sample_f1`.
         steps: `last` or `all`.
+        convergence_penalty: w >= 0.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, a negative weight.
 
     Source: Belanger, Yang & McCallum (2017), section 4; the weights are their equation 10.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, BagOfWords, EndToEnd, EnergyNetwork
+        >>> from energynets.data.batches import Batch, SparseBatch
+        >>> model = EnergyNetwork(BagOfWords(num_inputs=4, hidden=(8,)), SPEN(num_features=8, num_labels=3))
+        >>> rows = SparseBatch(torch.tensor([0, 2]), torch.ones(2), torch.tensor([0, 1, 2]), 4)  # two documents
+        >>> labels = SparseBatch(torch.tensor([1, 0]), torch.ones(2), torch.tensor([0, 1, 2]), 3)
+        >>> EndToEnd("sample_f1")(model, Batch(rows, labels, torch.arange(2))).shape
+        torch.Size([])
     """
 
-    def __init__(self, loss: str = "bce", *, steps: str = "last") -> None:
+    def __init__(self, loss: str = "bce", *, steps: str = "last", convergence_penalty: float = 0.0) -> None:
+        if not convergence_penalty >= 0:
+            raise ConfigError(f"objective.convergence_penalty: expected 0 or more, got {convergence_penalty}")
         if steps not in ("last", "all"):
             raise ConfigError(f"objective.steps: expected 'last' or 'all', got {steps!r}")
         self.loss = loss
         self.steps = steps
+        self.convergence_penalty = convergence_penalty
         self._loss = loss_by_name(loss)
 
     def __call__(self, model: Classifier | EnergyNetwork, batch: Batch) -> Tensor:
@@ -42,10 +65,19 @@ class EndToEnd:
             ConfigError: a loss or steps that the model's domain, or labels in chunks, have not.
         """
         if getattr(model, "streams", False):
+            if self.convergence_penalty:
+                raise ConfigError(
+                    "objective.convergence_penalty: is of all labels at once: no label_chunk, no shortlist"
+                )
             return model.loss_in_chunks(batch.inputs, batch.labels, self.loss, self.steps)
+        if self.convergence_penalty and isinstance(model, EnergyNetwork):
+            return self._penalised(model, batch)
         if self.steps == "last":
             logits = model(batch.inputs)
             return self._loss(logits, batch.labels.dense(logits.dtype), model.domain)
+        return model.with_losses(batch.inputs, self._step_loss(model, batch))[1]
+
+    def _step_loss(self, model: Classifier | EnergyNetwork, batch: Batch) -> StepLoss:
         last = model.solver.steps if isinstance(model, EnergyNetwork) else 0
         weights = {step: 1 / (last - step + 1) for step in range(min(1, last), last + 1)}
         total = sum(weights.values())
@@ -56,4 +88,24 @@ class EndToEnd:
                 dense[logits.dtype] = batch.labels.dense(logits.dtype)
             return weights[step] / total * self._loss(logits, dense[logits.dtype], model.domain)
 
-        return model.with_losses(batch.inputs, step_loss)[1]
+        return step_loss
+
+    def _penalised(self, model: EnergyNetwork, batch: Batch) -> Tensor:
+        """The loss with the penalty, on one context: dropout has one mask for all steps and the one after them."""
+        energy, solver = model.energy, model.solver
+        context, start = model.begin(batch.inputs)
+        gradient = model.gradient if torch.is_grad_enabled() else NoGradient()
+        if self.steps == "last":
+            logits = solver.solve(energy, context, start, gradient=gradient)
+            loss = self._loss(logits, batch.labels.dense(logits.dtype), model.domain)
+        else:
+            step_loss = self._step_loss(model, batch)
+            logits, loss = solver.solve_with_losses(energy, context, step_loss, start, gradient=gradient)
+        moved = move(energy, logits, context).square().sum() / max(len(logits), 1)
+        return loss + self.convergence_penalty * moved
+
+
+def move(energy: Energy, logits: Tensor, context: Any) -> Tensor:
+    """r = y(z - dE/dy / tau) - y(z), what a mean-field step would change: z (B, L) -> (B, L)."""
+    labels = energy.domain.labels(logits)
+    return energy.domain.labels(-energy.gradient(labels, context) / energy.tau) - labels

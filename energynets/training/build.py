@@ -16,8 +16,9 @@ from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
 from energynets.errors import ConfigError, DataError
 from energynets.features import FEATURES
-from energynets.inference import GRADIENTS, SOLVERS, Shortlist
+from energynets.inference import GRADIENTS, SOLVERS, AmortizedStart, Shortlist
 from energynets.models import Classifier, EnergyNetwork
+from energynets.objectives import OBJECTIVES, EndToEnd, EnergyObjective
 from energynets.output import ChunkedLinear
 
 if TYPE_CHECKING:
@@ -152,7 +153,16 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         solver = SOLVERS[settings.solver.kind](**_arguments(settings.solver))
         gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
         shortlist = None if settings.shortlist is None else Shortlist(**settings.shortlist.model_dump())
-        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary, shortlist)
+        amortized = None
+        if settings.amortized is not None:
+            amortized = AmortizedStart(features.num_features, sizes.labels, **_arguments(settings.amortized))
+        chunk, keep = settings.label_chunk, settings.keep_unary
+        return EnergyNetwork(features, energy, solver, gradient, chunk, keep, shortlist, amortized)
+
+
+def build_objective(experiment: Experiment) -> EndToEnd | EnergyObjective:
+    """What training minimises."""
+    return OBJECTIVES[experiment.objective.kind](**_arguments(experiment.objective))
 
 
 def kind_label(experiment: Experiment) -> str:

@@ -18,7 +18,6 @@ from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.errors import DataError
 from energynets.metrics import Decoder, TopScores, calibration
-from energynets.objectives import OBJECTIVES
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
 from energynets.training.build import (
@@ -26,6 +25,7 @@ from energynets.training.build import (
     Sizes,
     build_dataset,
     build_model,
+    build_objective,
     build_vectors,
     kind_label,
     prepared_documents,
@@ -188,8 +188,7 @@ class _Session:
         return self._finish(model, position, parameters)
 
     def _fit_network(self, model: nn.Module) -> Position:
-        settings = self.experiment.objective
-        objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps)
+        objective = build_objective(self.experiment)
         loop = Loop(
             model,
             objective,
