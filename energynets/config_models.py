@@ -387,6 +387,26 @@ class NeighboursModel(Section):
     num_neighbours: Positive = Field(default=20, description="k")
 
 
+class TargetEmbeddingModel(Section):
+    """Label vectors in few dimensions, ridge regression onto them, nearest neighbours there (scikit-learn)."""
+
+    kind: Literal["target_embedding"] = "target_embedding"
+    num_dimensions: Positive = Field(default=100, description="R, at most L")
+    ridge: Above0 = Field(default=3.0, description="L2 penalty of the regression")
+    num_neighbours: Positive = Field(default=30, description="k")
+    power: Above0 = Field(default=8.0, description="of a neighbour's similarity in its weight")
+
+
+class LabelTreeModel(Section):
+    """Probabilistic label trees with a linear classifier at each node (napkinXC)."""
+
+    kind: Literal["label_tree"] = "label_tree"
+    loss: Literal["logistic", "hinge"] = Field(default="logistic", description="of each node's classifier")
+    C: Above0 = Field(default=10.0, description="inverse of the L2 penalty")
+    num_trees: Positive = Field(default=1, description="whose scores are averaged")
+    max_leaves: int = Field(default=100, ge=2, description="labels right below the lowest inner nodes")
+
+
 class FrequencyModel(Section):
     """Every document gets the training label frequencies: what knowing nothing of x scores."""
 
@@ -400,6 +420,13 @@ class BayesModel(Section):
 
 
 Model = Annotated[
-    ClassifierModel | EnergyModel | LinearModel | NeighboursModel | FrequencyModel | BayesModel,
+    ClassifierModel
+    | EnergyModel
+    | LinearModel
+    | NeighboursModel
+    | TargetEmbeddingModel
+    | LabelTreeModel
+    | FrequencyModel
+    | BayesModel,
     Field(discriminator="kind"),
 ]

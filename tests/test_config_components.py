@@ -50,7 +50,12 @@ def test_amortized_keys_are_constructor_arguments() -> None:
 
 def test_baseline_keys_are_constructor_arguments() -> None:
     baselines = pytest.importorskip("energynets.baselines")
-    pairs = [(config.LinearModel, "LinearOneVsRest"), (config.NeighboursModel, "NearestNeighbours")]
+    pairs = [
+        (config.LinearModel, "LinearOneVsRest"),
+        (config.NeighboursModel, "NearestNeighbours"),
+        (config.TargetEmbeddingModel, "TargetEmbedding"),
+        (config.LabelTreeModel, "LabelTree"),
+    ]
     for section, name in pairs:
         keys = {key: field.default for key, field in section.model_fields.items() if key != "kind"}
         given = signature(getattr(baselines, name))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from energynets.config import Experiment
 
 # Their result does not depend on the experiment's seed: run once.
-DETERMINISTIC = ("label_frequency", "linear", "neighbours", "bayes_optimal")
+DETERMINISTIC = ("label_frequency", "linear", "neighbours", "target_embedding", "label_tree", "bayes_optimal")
 
 
 @dataclass(frozen=True)

@@ -187,9 +187,10 @@ class _Session:
         self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
         return self._finish(model, position, parameters)
 
-    def _fit_network(self, model: nn.Module) -> Position:
+    def loop(self, model: nn.Module) -> Loop:
+        """What trains a model that is on its device."""
         objective = build_objective(self.experiment)
-        loop = Loop(
+        return Loop(
             model,
             objective,
             self.experiment,
@@ -200,6 +201,9 @@ class _Session:
             progress=self.progress,
             mesh=self.mesh,
         )
+
+    def _fit_network(self, model: nn.Module) -> Position:
+        loop = self.loop(model)
         self.mesh.first_says(None)  # which has swept up what a killed process left
         checkpoint = self.run.checkpoints.latest()
         if checkpoint is None:

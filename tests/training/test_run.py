@@ -227,10 +227,10 @@ def test_label_names_are_kept(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ baselines
 
 
-@pytest.mark.parametrize("kind", ["label_frequency", "linear", "neighbours"])
+@pytest.mark.parametrize("kind", ["label_frequency", "linear", "neighbours", "target_embedding", "label_tree"])
 def test_baselines_go_the_same_way(tmp_path: Path, kind: str) -> None:
     if kind != "label_frequency":
-        pytest.importorskip("sklearn")
+        pytest.importorskip("napkinxc" if kind == "label_tree" else "sklearn")
     result = run_toy(tmp_path / "run", experiment=toy_experiment({"kind": kind}))
     row = json.loads((tmp_path / "run" / "result.json").read_text())
     assert row.keys() == ROW
