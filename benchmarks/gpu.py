@@ -119,6 +119,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--quick", action="store_true", help="small shapes and few repeats, to rehearse")
+    parser.add_argument("--commit", help="of the code, where the machine has no git to ask")
     parser.add_argument("--seconds", type=float, default=420, help="after which no further case is begun")
     arguments = parser.parse_args()
     device, cuda = arguments.device, arguments.device.startswith("cuda")
@@ -137,9 +138,10 @@ def main() -> int:
         command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", ".", "tests/cuda"]
         report["cuda_tests"] = subprocess.run(command, check=False, cwd=Path(__file__).resolve().parents[1]).returncode
 
-    def write(name: str, result: Mapping[str, Any]) -> None:
+    def write(name: str, result: dict[str, Any]) -> None:
         # After every case: a run that is cut short leaves what it has.
         add_shares(result, report["product_gflops"])
+        result["environment"]["git_commit"] = arguments.commit or result["environment"]["git_commit"]
         report[name] = result
         report["seconds"] = time.monotonic() - began
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -26,7 +26,7 @@ _ROOMS = {
         "NoGradient",
     ),
     "energynets.models": ("Classifier", "EnergyNetwork"),
-    "energynets.objectives": ("EndToEnd",),
+    "energynets.objectives": ("EndToEnd", "StructuredHinge", "ValueNetwork", "InferenceNetwork", "Contrastive"),
     "energynets.data": ("MultiLabelDataset", "load_dataset"),
     "energynets.training": ("evaluate", "train"),
     "energynets.compare": ("compare",),

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from energynets.config_data import Data, Missing, Planted, Text
 from energynets.config_errors import explain
@@ -29,6 +29,7 @@ from energynets.config_models import (
     ICNNConfig,
     ImplicitConfig,
     KimCNNConfig,
+    LabelTreeModel,
     LinearModel,
     LinearOutputConfig,
     MirrorDescentConfig,
@@ -42,11 +43,22 @@ from energynets.config_models import (
     ShortlistConfig,
     SolverConfig,
     SPENConfig,
+    TargetEmbeddingModel,
     TruncatedConfig,
     UnrollConfig,
     XMLCNNConfig,
 )
-from energynets.config_training import Group, GroupOptimizer, Optimizer, Parallel, Reveal, Stage, Training
+from energynets.config_objectives import (
+    ContrastiveConfig,
+    EndToEndConfig,
+    InferenceNetworkConfig,
+    Objective,
+    StructuredHingeConfig,
+    ValueNetworkConfig,
+    check_objective,
+    with_kind,
+)
+from energynets.config_training import GROUPS, Group, GroupOptimizer, Optimizer, Parallel, Reveal, Stage, Training
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -57,6 +69,7 @@ __all__ = [
     "BundleEntropyConfig",
     "ChunkedOutputConfig",
     "ClassifierModel",
+    "ContrastiveConfig",
     "Data",
     "EndToEndConfig",
     "EnergyConfig",
@@ -70,13 +83,16 @@ __all__ = [
     "GroupOptimizer",
     "ICNNConfig",
     "ImplicitConfig",
+    "InferenceNetworkConfig",
     "KimCNNConfig",
+    "LabelTreeModel",
     "LinearModel",
     "LinearOutputConfig",
     "MirrorDescentConfig",
     "Missing",
     "Model",
     "NeighboursModel",
+    "Objective",
     "Optimizer",
     "OutputConfig",
     "Parallel",
@@ -87,27 +103,15 @@ __all__ = [
     "ShortlistConfig",
     "SolverConfig",
     "Stage",
+    "StructuredHingeConfig",
+    "TargetEmbeddingModel",
     "Text",
     "Training",
     "TruncatedConfig",
     "UnrollConfig",
+    "ValueNetworkConfig",
     "XMLCNNConfig",
 ]
-
-
-class EndToEndConfig(Section):
-    """A loss on the logits that inference ends at, differentiated through all its steps."""
-
-    kind: Literal["end_to_end"] = "end_to_end"
-    loss: Literal["bce", "softmax", "mse", "soft_f1"] = Field(default="bce", description="on logits; mse on y")
-    steps: Literal["last", "all"] = Field(
-        default="last", description="loss on z_T, or its mean over z_1..z_T weighted towards the last"
-    )
-    propensity: Annotated[float, Field(gt=0, le=1)] | Literal["jain"] | None = Field(
-        default=None,
-        description="chance that a true label of a training document is listed, for bce: one number, or jain, each "
-        "label's by evaluation.propensity; null: all are",
-    )
 
 
 class Evaluation(Section):
@@ -116,7 +120,12 @@ class Evaluation(Section):
     ks: tuple[Positive, ...] = Field(default=(1, 3, 5), min_length=1, description="k of P@k, nDCG@k, PSP@k, PSnDCG@k")
     propensity: tuple[Above0, Above0] = Field(default=(0.55, 1.5), description="(a, b) of the propensity model")
     threshold_rule: Literal["f1_example"] = Field(
-        default="f1_example", description="what the one global threshold maximises on validation"
+        default="f1_example", description="what decoding maximises on validation"
+    )
+    decoding: Literal["global", "per_label", "expected_f1"] = Field(
+        default="global",
+        description="sets of labels: one threshold, one a label, or the largest expected F1 of each document; "
+        "epochs are watched under one threshold",
     )
     top: Positive | None = Field(
         default=None, description="scores kept of each document; default: all up to 1,024 labels, else 256"
@@ -145,9 +154,14 @@ class Experiment(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     data: Data = Field(description="which documents")
     model: Model = Field(description="x -> logits")
-    objective: EndToEndConfig = Field(default=EndToEndConfig(), description="what training minimises")
+    objective: Objective = Field(default=EndToEndConfig(), description="what training minimises")
     training: Training = Field(default=Training(), description="the loop")
     evaluation: Evaluation = Field(default=Evaluation(), description="what is measured")
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective_has_a_kind(cls, given: Any) -> Any:
+        return with_kind(given)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -157,17 +171,12 @@ class Experiment(Section):
                 raise ValueError(
                     f"training.stages.{number}.trains: 'energy' needs model.kind energy_network, got {self.model.kind}"
                 )
+            if "inference" in stage.trains and getattr(self.model, "amortized", None) is None:
+                raise ValueError(f"training.stages.{number}.trains: 'inference' needs model.amortized")
             if stage.name in names:
                 raise ValueError(f"training.stages.{number}.name: two stages are called {stage.name!r}")
             names.add(stage.name)
-        implicit = isinstance(self.model, EnergyModel) and isinstance(self.model.gradient, ImplicitConfig)
-        if implicit and self.objective.steps == "all":
-            raise ValueError(
-                "objective.steps: all needs steps, and model.gradient implicit knows the last alone: use unroll"
-            )
-        bundle = isinstance(self.model, EnergyModel) and isinstance(self.model.solver, BundleEntropyConfig)
-        if bundle and self.objective.steps == "all":
-            raise ValueError("objective.steps: all needs steps, and model.solver bundle_entropy knows the last alone")
+        check_objective(self.objective, self.model, self.training)
         self._optimizers_fit()
         self._output_fits()
         if isinstance(self.model, EnergyModel):
@@ -192,7 +201,7 @@ class Experiment(Section):
 
     def _optimizers_fit(self) -> None:
         for number, stage in enumerate(self.stages):
-            for group in ("features", "unary", "energy"):
+            for group in GROUPS:
                 if getattr(stage.optimizer, group) is not None and group not in stage.trains:
                     raise ValueError(
                         f"training.stages.{number}.optimizer.{group}: the stage trains {', '.join(stage.trains)} alone"
@@ -220,14 +229,15 @@ class Experiment(Section):
             raise ValueError(f"training.reveal: model.kind {model.kind} cannot be shown labels: set it to null")
         if self.training.reveal is None and getattr(model, "observes", False):
             raise ValueError("model.observes: no labels are shown in training: set training.reveal")
-        if self.objective.propensity is not None and self.objective.loss != "bce":
+        propensity = getattr(self.objective, "propensity", None)
+        if propensity is not None and self.objective.loss != "bce":
             raise ValueError(f"objective.propensity: goes with loss bce alone, got {self.objective.loss}")
         chunks = [key for key in ("label_chunk", "shortlist") if getattr(model, key, None) is not None]
         chunks += ["output chunked"] if isinstance(getattr(model, "output", None), ChunkedOutputConfig) else []
         given = {
             "training.reveal": self.training.reveal is not None,
             "evaluation.observed": bool(self.evaluation.observed),
-            "objective.propensity": self.objective.propensity is not None,
+            "objective.propensity": propensity is not None,
         }
         for key in (key for key, there in given.items() if there and chunks):
             raise ValueError(f"{key}: needs all labels at once, and does not go with model.{chunks[0]}")
@@ -260,6 +270,8 @@ class Experiment(Section):
         classifier: tuple[Group, ...] = ("features", "unary")
         found = self.training.stages
         every: tuple[Group, ...] = (*classifier, "energy") if isinstance(self.model, EnergyModel) else classifier
+        if getattr(self.model, "amortized", None) is not None:
+            every = (*every, "inference")
         if found is None and isinstance(self.model, EnergyModel):
             found = (
                 Stage(name="unary", trains=classifier, epochs=30, patience=5),
@@ -275,6 +287,8 @@ class Experiment(Section):
         compiler, labels at a time or processes."""
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
+        if self.evaluation.decoding == "global":  # the only one before there was a choice: runs from then stay theirs
+            how["evaluation"] = {"decoding"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -285,6 +285,12 @@ class ShortlistConfig(Section):
         return {"anyOf": [{"type": "integer", "minimum": 1}, own]}
 
 
+class AmortizedConfig(Section):
+    """A network that gives inference its start: phi and a correction of it, read off the features."""
+
+    hidden: tuple[Positive, ...] = Field(default=(256,), description="units of its hidden layers; none: linear")
+
+
 class EnergyModel(Section):
     """logits = argmin of an energy, by T steps of a solver."""
 
@@ -305,6 +311,20 @@ class EnergyModel(Section):
     shortlist: ShortlistConfig | None = Field(
         default=None, description="labels of each document that the energy moves, the others staying unary; null: all"
     )
+    amortized: AmortizedConfig | None = Field(
+        default=None, description="what z_0 is read off the features by; null: the solver's own start"
+    )
+
+    @model_validator(mode="after")
+    def _an_amortised_start_fits(self) -> Self:
+        if self.amortized is None:
+            return self
+        for key in ("label_chunk", "shortlist"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"amortized: its start is of all labels at once: set {key} to null")
+        if self.solver.initial != "unary":
+            raise ValueError(f"amortized: says where inference starts: leave out solver.initial {self.solver.initial}")
+        return self
 
     @model_validator(mode="after")
     def _a_shortlist_fits(self) -> Self:
@@ -372,6 +392,26 @@ class NeighboursModel(Section):
     num_neighbours: Positive = Field(default=20, description="k")
 
 
+class TargetEmbeddingModel(Section):
+    """Label vectors in few dimensions, ridge regression onto them, nearest neighbours there (scikit-learn)."""
+
+    kind: Literal["target_embedding"] = "target_embedding"
+    num_dimensions: Positive = Field(default=100, description="R, at most L")
+    ridge: Above0 = Field(default=3.0, description="L2 penalty of the regression")
+    num_neighbours: Positive = Field(default=30, description="k")
+    power: Above0 = Field(default=8.0, description="of a neighbour's similarity in its weight")
+
+
+class LabelTreeModel(Section):
+    """Probabilistic label trees with a linear classifier at each node (napkinXC)."""
+
+    kind: Literal["label_tree"] = "label_tree"
+    loss: Literal["logistic", "hinge"] = Field(default="logistic", description="of each node's classifier")
+    C: Above0 = Field(default=10.0, description="inverse of the L2 penalty")
+    num_trees: Positive = Field(default=1, description="whose scores are averaged")
+    max_leaves: int = Field(default=100, ge=2, description="labels right below the lowest inner nodes")
+
+
 class FrequencyModel(Section):
     """Every document gets the training label frequencies: what knowing nothing of x scores."""
 
@@ -385,6 +425,13 @@ class BayesModel(Section):
 
 
 Model = Annotated[
-    ClassifierModel | EnergyModel | LinearModel | NeighboursModel | FrequencyModel | BayesModel,
+    ClassifierModel
+    | EnergyModel
+    | LinearModel
+    | NeighboursModel
+    | TargetEmbeddingModel
+    | LabelTreeModel
+    | FrequencyModel
+    | BayesModel,
     Field(discriminator="kind"),
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from energynets.config_models import Above0, From0, Positive, Section, Share
 
 Rule = Literal["adam", "adamw", "sgd"]
+Group = Literal["features", "unary", "energy", "inference"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 class GroupOptimizer(Section):
@@ -38,12 +40,13 @@ class Optimizer(Section):
     features: GroupOptimizer | None = Field(default=None, description="what the feature network does otherwise")
     unary: GroupOptimizer | None = Field(default=None, description="what the output layer does otherwise")
     energy: GroupOptimizer | None = Field(default=None, description="what the energy does otherwise")
+    inference: GroupOptimizer | None = Field(default=None, description="what the amortised start does otherwise")
 
     def of(self, group: str) -> Optimizer:
         """The settings of one group: its own, and where it has none those of the stage."""
         own = getattr(self, group, None)
         changed = {} if own is None else {key: value for key, value in own if value is not None}
-        return self.model_copy(update={**changed, "features": None, "unary": None, "energy": None})
+        return self.model_copy(update={**changed, **dict.fromkeys(GROUPS)})
 
     @property
     def plain_sgd(self) -> bool:
@@ -51,12 +54,9 @@ class Optimizer(Section):
         return self.kind == "sgd" and not self.momentum
 
 
-Group = Literal["features", "unary", "energy"]
-
-
 class Stage(Section):
-    """One stretch of training. What it trains decides the rest: without `energy` the model is its own unary
-    classifier; without `features` they are frozen, computed once and cached."""
+    """One stretch of training. What it trains decides the rest: without `energy` and `inference` the model is its own
+    unary classifier; without `features` they are frozen, computed once and cached."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="in logs and results")
     trains: tuple[Group, ...] = Field(

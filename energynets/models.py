@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from energynets.inference import (
     Unroll,
     infer,
 )
+from energynets.inference.amortized import AmortizedStart, amortized_start
 from energynets.inference.engine import asked_for_general_path
 from energynets.inference.shortlist import ShortlistStream, check_shortlist
 from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
@@ -191,10 +193,12 @@ class EnergyNetwork(_Model):
         shortlist: the energy moves so many labels of each document, or as the `Shortlist` says, and the others stay at
             sigmoid(phi): for measured energies without gates, every solver but `Anderson`, all gradients. Its steps
             cost the same whatever L is; phi comes in chunks with a `label_chunk`, and is computed twice.
+        amortized: gives z_0 of f, instead of the solver's start; with T = 0 it is the prediction.
 
     Raises:
         ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
-            that cannot come in chunks, or an energy or solver that no shortlist goes with.
+            that cannot come in chunks, or an energy or solver that no shortlist goes with; or an amortised start of
+            labels in chunks or of a shortlist.
 
     Example:
         >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
@@ -211,6 +215,7 @@ class EnergyNetwork(_Model):
         label_chunk: int | None = None,
         keep_unary: bool = False,
         shortlist: int | Shortlist | None = None,
+        amortized: AmortizedStart | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -225,6 +230,9 @@ class EnergyNetwork(_Model):
         self.num_labels = energy.num_labels
         self.label_chunk, self.keep_unary = label_chunk, keep_unary
         self.shortlist = Shortlist(shortlist) if isinstance(shortlist, int) else shortlist
+        self.amortized = amortized
+        if amortized is not None and (label_chunk is not None or shortlist is not None):
+            raise ConfigError("amortized: z_0 is of all labels at once: no label_chunk, no shortlist")
         if keep_unary and label_chunk is None:
             raise ConfigError("keep_unary: phi is computed once at any rate where there is no label_chunk")
         if keep_unary and self.shortlist is not None:
@@ -292,6 +300,12 @@ class EnergyNetwork(_Model):
         features = self.compute_features(inputs)
         return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
 
+    def begin(self, inputs: BatchInputs, observed: Observed | None = None) -> tuple[Any, Tensor | None]:
+        """The energy's context of x, and z_0 (B, L) where it is not the solver's own."""
+        features = self.compute_features(inputs, observed)
+        context = self.energy.condition(features)
+        return context, amortized_start(self.amortized, self.energy, context, features)
+
     def forward(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
         """Logits z_T (B, L), phi of labels that a shortlist leaves out.
 
@@ -307,14 +321,13 @@ class EnergyNetwork(_Model):
                 self._of_all_labels("observed", "build the model without a shortlist")
             return self._shortlisted(inputs, self.shortlist).logits()
         gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
-        context = self.energy.condition(self.compute_features(inputs, observed))
-        return self.solver.solve(self.energy, context, gradient=gradient, observed=observed)
+        return self.solver.solve(self.energy, *self.begin(inputs, observed), gradient=gradient, observed=observed)
 
     def trajectory(self, inputs: BatchInputs, observed: Observed | None = None) -> Iterator[Tensor]:
         """Logits z_1, ..., z_T (z_0 where T = 0), for losses that read every step."""
         self._of_all_labels("trajectory", "call the model for its last logits")
-        context = self.energy.condition(self.compute_features(inputs, observed))
-        for step, logits in enumerate(self.solver.trajectory(self.energy, context, observed=observed)):
+        context, start = self.begin(inputs, observed)
+        for step, logits in enumerate(self.solver.trajectory(self.energy, context, start, observed=observed)):
             if step or not self.solver.steps:
                 yield logits
 
@@ -323,9 +336,9 @@ class EnergyNetwork(_Model):
     ) -> tuple[Tensor, Tensor]:
         """Logits z_T (B, L) and the sum of `step_loss(t, z_t)` over t = 1 .. T, in memory flat in T by the engine."""
         self._of_all_labels("with_losses", "use EndToEnd('bce'), on the last step")
-        context = self.energy.condition(self.compute_features(inputs, observed))
+        context, start = self.begin(inputs, observed)
         solve = self.solver.solve_with_losses
-        return solve(self.energy, context, step_loss, gradient=self.gradient, observed=observed)
+        return solve(self.energy, context, step_loss, start, gradient=self.gradient, observed=observed)
 
     def infer(
         self,
@@ -337,9 +350,10 @@ class EnergyNetwork(_Model):
     ) -> InferenceResult:
         """The prediction with its energy, convergence and, if asked, trace. Keeps no graph unless told to."""
         self._of_all_labels("infer", "use top_k, or infer(model.energy, ...)")
-        context = self.energy.condition(self.compute_features(inputs, observed))
+        context, initial = self.begin(inputs, observed)
         gradient = NoGradient() if gradient is None else gradient
-        return infer(self.energy, context, solver=self.solver, gradient=gradient, observed=observed, trace=trace)
+        how: dict[str, Any] = {"solver": self.solver, "gradient": gradient, "trace": trace}
+        return infer(self.energy, context, initial=initial, observed=observed, **how)
 
     def as_classifier(self) -> Classifier:
         """The same model with h = 0 and tau = 1: the classifier on the unary logits, sharing all its weights.
@@ -357,12 +371,14 @@ class EnergyNetwork(_Model):
         return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """What a training stage can train by name: `features`, `unary` and `energy` (learned step sizes included)."""
+        """What a training stage can train by name: `features`, `unary`, `energy` (learned step sizes included) and the
+        amortised start, where there is one, as `inference`."""
         unary = list(getattr(self.energy, "unary", nn.Module()).parameters())
         own = {id(parameter) for parameter in unary}
         rest = [parameter for parameter in self.energy.parameters() if id(parameter) not in own]
         groups = {"features": list(self.features.parameters()), "unary": unary}
-        return groups | {"energy": rest + list(self.solver.parameters())}
+        groups["energy"] = rest + list(self.solver.parameters())
+        return groups if self.amortized is None else groups | {"inference": list(self.amortized.parameters())}
 
     def project(self) -> None:
         """Bring constrained weights back into their set after an optimiser step (ICNN's non-negativity)."""

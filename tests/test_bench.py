@@ -202,9 +202,10 @@ def test_the_gpu_script_rehearses_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(gpu, "RIVALS", (PlainLoop,))
     monkeypatch.setattr(gpu, "OursCompiled", Absent)
     out = tmp_path / "gpu.json"
-    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--quick", "--out", str(out)])
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--quick", "--commit", "abc", "--out", str(out)])
     assert gpu.main() == 0
     report = json.loads(out.read_text())
+    assert report["timings"]["environment"]["git_commit"] == "abc"
     assert len(report["checks"]) == 6
     assert all(row["ok"] and row["relative_error"] < 1e-5 for row in report["checks"])
     rates = report["product_gflops"]

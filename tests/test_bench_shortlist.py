@@ -30,25 +30,26 @@ def test_the_parts_are_the_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
     found = shortlist.measure_one(labels, rounds=2, threads=1)
-    assert [len(times) for times in found["ms"].values()] == [2] * 4
+    assert [len(times) for times in found["ms"].values()] == [2] * 5
 
 
 def test_slopes_and_ratios() -> None:
     def row(labels: int) -> dict:
         times = {"first pass": 1 + labels / 1e3, "steps": 5.0, "second pass": labels / 500, "label_chunk": labels / 100}
-        return {
-            "labels": labels,
-            "median_ms": times,
-            "steps_peak_bytes": 10**6,
-            "step_peak_bytes": 1,
-            "gradient_bytes": 1,
-        }
+        times["products"] = labels / 400
+        peaks = dict.fromkeys(shortlist.PEAKS, 100 + 3 * labels) | {"steps_peak_bytes": 10**6}
+        return {"labels": labels, "median_ms": times, **peaks, "gradient_bytes": 1}
 
     rows = [row(labels) for labels in (1_000, 10_000, 100_000)]
     found = shortlist.lines(rows)
-    assert found["slopes"]["first pass"] == pytest.approx({"us_a_label": 1, "start_ms": 1, "largest_off": 0}, abs=1e-9)
+    line = {"slope": 1, "start": 1000, "largest_off": 0}
+    assert found["us_a_label"]["first pass"] == pytest.approx(line, abs=1e-6)
+    assert found["bytes_a_label"]["chunk_peak_bytes"] == pytest.approx({**line, "slope": 3, "start": 100}, abs=1e-6)
+    assert found["share_of_limit"] == pytest.approx([0.25] * 3)
     assert (found["steps_ms_ratio"], found["steps_peak_ratio"]) == (1, 1)
-    assert "second pass: 2.000 us a label" in shortlist.report(rows)
+    assert "second pass: 2 us a label" in shortlist.report(rows)
+    bent = shortlist.lines([*rows[:2], {**rows[2], "chunk_peak_bytes": 10**6}])
+    assert bent["bytes_a_label"]["chunk_peak_bytes"]["largest_off"] > 0.2
 
 
 @pytest.mark.parametrize("name", evaluation.MODELS)

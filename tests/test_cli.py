@@ -16,8 +16,12 @@ import typer
 from energynets.cli import main
 from energynets.cli.main import app
 from energynets.config import Experiment
+from energynets.data.dataset import TextDocuments
+from energynets.data.planted import PlantedSpec, tokens_of_texts
 from energynets.errors import CheckpointError, InferenceError, MissingExtraError, NotWrittenError, TrainingError
 from energynets.strict_yaml import parse_yaml
+from energynets.training import load_run
+from energynets.training import predict as predict_scores
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -222,6 +226,8 @@ def test_train_evaluate_predict(config: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["evaluate", str(run), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["metrics"] == pytest.approx(result["metrics"]["test"])
+    assert main(["evaluate", str(run)]) == 0
+    assert "expected calibration error of all labels: " in capsys.readouterr().out
     text = tmp_path / "new.txt"
     text.write_text("w00012 w00013\nw00014\n")
     assert main(["predict", str(run), str(text), "--top", "2", "--json"]) == 0
@@ -250,10 +256,17 @@ def test_evaluate_and_predict_show_the_certificate_or_the_sentence(
         assert main([*arguments]) == 0
         return capsys.readouterr().out
 
-    shown = output("evaluate", str(run)).splitlines()[-1]
-    found = json.loads(output("evaluate", str(run), "--json"))["certificate"]
+    shown, norm_shown = output("evaluate", str(run)).splitlines()[-2:]
+    measured = json.loads(output("evaluate", str(run), "--json"))
+    found, norm = measured["certificate"], measured["gradient_norm"]
+    assert norm_shown.endswith(f"mean {norm['mean']:.2e}  median {norm['median']:.2e}  max {norm['max']:.2e}")
+    assert 0 < norm["mean"] <= norm["max"]
     lines = output("predict", str(run), str(text), "--top", "1").splitlines()
     rows = [json.loads(line)["certificate"] for line in output("predict", str(run), str(text), "--json").splitlines()]
+    norms = [
+        json.loads(line)["gradient_norm"] for line in output("predict", str(run), str(text), "--json").splitlines()
+    ]
+    assert [line.split("\t")[3] for line in lines] == [f"gradient norm {value:.2e}" for value in norms]
     if energy == "spen":
         sentence = "no certificate: not convex"
         assert shown.strip() == found == sentence
@@ -262,6 +275,30 @@ def test_evaluate_and_predict_show_the_certificate_or_the_sentence(
         assert shown.endswith(f"mean {found['mean']:.2e}  median {found['median']:.2e}  max {found['max']:.2e}")
         assert 0 < found["median"] <= found["max"] < 1
         assert [line.split("\t")[2] for line in lines] == [f"certificate {row:.2e}" for row in rows]
+
+
+def test_predict_marks_what_the_runs_decoder_chooses(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, text = tmp_path / "run", tmp_path / "new.txt"
+    text.write_text("w00012 w00013\nw00014\n")
+    assert main(["train", str(config), "--folder", str(run), "--set", "evaluation.decoding=expected_f1"]) == 0
+    assert "expected_f1: expected f1_example of each document" in capsys.readouterr().out
+    assert main(["predict", str(run), str(text), "--top", "1"]) == 0
+    # under one threshold a document may have no label; here never
+    assert all(line.endswith("*") for line in capsys.readouterr().out.splitlines())
+    trained = load_run(run)
+    spec = PlantedSpec(**trained.experiment.data.planted.model_dump())
+    inputs = tokens_of_texts(spec, TextDocuments(tuple(text.read_text().splitlines())))
+    whole = predict_scores(trained, inputs, top=trained.kept)
+    assert main(["predict", str(run), str(text), "--top", "100", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    marks = [[label["predicted"] for label in line["labels"]] for line in lines]
+    assert marks == trained.decoder.choose(whole).tolist()
+    assert main(["evaluate", str(run), "--decoding", "per_label", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert (measured["decoding"], measured["threshold"]) == ("per_label", None)
+    assert "did you mean 'per_label'" in fails(capsys, "evaluate", str(run), "--decoding", "perlabel")
 
 
 def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

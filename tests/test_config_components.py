@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from energynets import config, config_models
+from energynets import config, config_models, config_objectives
 
 # What a class needs besides its keys comes from the data.
 FROM_DATA = {"self", "num_features", "num_labels", "num_inputs", "vocabulary_size", "vectors", "domain"}
@@ -18,13 +18,14 @@ def components() -> Iterator[tuple[type, type]]:
     from energynets.energies import ENERGIES
     from energynets.features import FEATURES
     from energynets.inference import GRADIENTS, SOLVERS
+    from energynets.objectives import OBJECTIVES
 
     sections: dict[str, type] = {
         section.model_fields["kind"].default: section
-        for section in vars(config_models).values()
+        for section in [*vars(config_models).values(), *vars(config_objectives).values()]
         if isinstance(section, type) and issubclass(section, config_models.Section) and "kind" in section.model_fields
     }
-    for registry in (FEATURES, ENERGIES, SOLVERS, GRADIENTS):
+    for registry in (FEATURES, ENERGIES, SOLVERS, GRADIENTS, OBJECTIVES):
         for kind, component in registry.items():
             yield sections[kind], component
 
@@ -40,9 +41,21 @@ def test_component_keys_are_constructor_arguments() -> None:
         assert keys == signature(component), component.__name__
 
 
+def test_amortized_keys_are_constructor_arguments() -> None:
+    from energynets.inference import AmortizedStart
+
+    keys = {name: field.default for name, field in config_models.AmortizedConfig.model_fields.items()}
+    assert keys == signature(AmortizedStart)
+
+
 def test_baseline_keys_are_constructor_arguments() -> None:
     baselines = pytest.importorskip("energynets.baselines")
-    pairs = [(config.LinearModel, "LinearOneVsRest"), (config.NeighboursModel, "NearestNeighbours")]
+    pairs = [
+        (config.LinearModel, "LinearOneVsRest"),
+        (config.NeighboursModel, "NearestNeighbours"),
+        (config.TargetEmbeddingModel, "TargetEmbedding"),
+        (config.LabelTreeModel, "LabelTree"),
+    ]
     for section, name in pairs:
         keys = {key: field.default for key, field in section.model_fields.items() if key != "kind"}
         given = signature(getattr(baselines, name))

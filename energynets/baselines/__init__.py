@@ -7,8 +7,10 @@ from pathlib import Path
 from energynets.baselines.base import Baseline, saved_kind
 from energynets.baselines.bayes import BayesOptimal
 from energynets.baselines.frequency import LabelFrequency
+from energynets.baselines.label_tree import LabelTree
 from energynets.baselines.linear import LinearOneVsRest
 from energynets.baselines.neighbours import NearestNeighbours
+from energynets.baselines.target_embedding import TargetEmbedding
 from energynets.errors import CheckpointError, nearest
 
 __all__ = [
@@ -16,13 +18,16 @@ __all__ = [
     "Baseline",
     "BayesOptimal",
     "LabelFrequency",
+    "LabelTree",
     "LinearOneVsRest",
     "NearestNeighbours",
+    "TargetEmbedding",
     "load_baseline",
 ]
 
 BASELINES: dict[str, type[Baseline]] = {
-    baseline.kind: baseline for baseline in (LinearOneVsRest, NearestNeighbours, LabelFrequency, BayesOptimal)
+    baseline.kind: baseline
+    for baseline in (LinearOneVsRest, NearestNeighbours, TargetEmbedding, LabelTree, LabelFrequency, BayesOptimal)
 }
 
 

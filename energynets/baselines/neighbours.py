@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from energynets.baselines.base import (
-    Baseline,
-    Progress,
-    State,
-    pack_csr,
-    require_training,
-    require_width,
-    sparse_rows,
-    unpack_csr,
-)
+from energynets.baselines.base import Baseline, Progress, State, pack_csr, unpack_csr
 from energynets.baselines.frequency import label_frequencies
-from energynets.data.dataset import Documents, Inputs, TokenSequences
-from energynets.data.tfidf import TfIdf, unit_rows
+from energynets.baselines.rows import UnitRows
+from energynets.data.dataset import Documents
 from energynets.errors import ConfigError, DataError
 from energynets.metrics.scores import TopScores, canonical_labels
 
@@ -55,14 +47,12 @@ class NearestNeighbours(Baseline):
         self.rows: csr_array | None = None  # (N, D), unit length
         self.labels: csr_array | None = None  # (N, L)
         self.frequencies: np.ndarray | None = None  # (L,)
-        self.tfidf: TfIdf | None = None
+        self.reader: UnitRows | None = None
 
     def fit(self, documents: Documents, *, progress: Progress | None = None) -> Self:
         """Keep the training rows and their labels."""
-        rows = sparse_rows(require_training(documents).inputs)
-        counts = isinstance(documents.inputs, TokenSequences) or are_counts(rows)
-        self.tfidf = TfIdf.fit(rows) if counts else None
-        self.rows = self._unit_rows(rows)
+        self.reader = UnitRows.fit(documents)
+        self.rows = self.reader.apply(documents.inputs)
         self.labels = canonical_labels(documents.labels)
         self.frequencies = label_frequencies(documents)
         if progress is not None:
@@ -71,20 +61,61 @@ class NearestNeighbours(Baseline):
 
     def scores(self, documents: Documents, k: int, *, batch_size: int = 256) -> TopScores:
         """Weighted label shares among the neighbours of each document."""
-        if self.rows is None:
+        if self.reader is None or self.rows is None or self.labels is None or self.frequencies is None:
             raise DataError("NearestNeighbours is not fitted: call fit(train) first")
-        inputs: Inputs = documents.inputs
-        rows = self._unit_rows(require_width(sparse_rows(inputs), self.rows.shape[1]))
-        transposed = csr_array(self.rows.T)
+        rows, transposed = self.reader.apply(documents.inputs), csr_array(self.rows.T)
+        near = NearLabels(self.labels, self.frequencies, self.num_neighbours, self.power)
         size = max(1, min(batch_size, SIMILARITIES // self.rows.shape[0]))
         return TopScores.concatenate(
-            [self._batch(rows[begin : begin + size], transposed, k) for begin in range(0, max(rows.shape[0], 1), size)]
+            [
+                near.scores((rows[begin : begin + size] @ transposed).toarray(), k)
+                for begin in range(0, max(rows.shape[0], 1), size)
+            ]
         )
 
-    def _batch(self, rows: csr_array, transposed: csr_array, k: int) -> TopScores:
-        assert self.labels is not None
-        assert self.frequencies is not None
-        near = TopScores.from_dense((rows @ transposed).toarray(), self.num_neighbours)  # over training documents
+    @property
+    def num_parameters(self) -> int:
+        """Stored entries of the training rows and labels."""
+        return 0 if self.rows is None or self.labels is None else int(self.rows.nnz + self.labels.nnz)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"num_neighbours": self.num_neighbours, "power": self.power}
+
+    def _arrays(self) -> State:
+        if self.reader is None or self.rows is None or self.labels is None or self.frequencies is None:
+            return {}
+        arrays = pack_csr("rows", self.rows) | pack_csr("labels", self.labels)
+        return arrays | {"frequencies": self.frequencies} | self.reader.arrays()
+
+    @classmethod
+    def _restore(cls, settings: dict[str, Any], arrays: State) -> Self:
+        baseline = cls(settings["num_neighbours"], power=settings["power"])
+        if "frequencies" in arrays:
+            baseline.rows, baseline.labels = unpack_csr("rows", arrays), unpack_csr("labels", arrays)
+            baseline.frequencies = arrays["frequencies"]
+            baseline.reader = UnitRows.restore(arrays)
+        return baseline
+
+
+@dataclass(frozen=True)
+class NearLabels:
+    """score_l = sum_{n in kNN} c_n^p y_nl / sum_{n in kNN} c_n^p, c_n = max(0, similarity); without any, frequencies.
+
+    Args:
+        labels: (N, L) of the training documents.
+        frequencies: (L,).
+        num_neighbours: k.
+        power: p.
+    """
+
+    labels: csr_array
+    frequencies: np.ndarray
+    num_neighbours: int
+    power: float
+
+    def scores(self, similarities_BN: np.ndarray, k: int) -> TopScores:
+        """The k best labels of B documents, by their similarities to the training documents."""
+        near = TopScores.from_dense(similarities_BN, self.num_neighbours)
         weights = np.maximum(near.values.astype(np.float64), 0.0) ** self.power
         totals = weights.sum(axis=1, keepdims=True)
         weights = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
@@ -101,34 +132,3 @@ class NearestNeighbours(Baseline):
             top.indices[lonely] = prior.indices
             top.values[lonely] = prior.values
         return top
-
-    def _unit_rows(self, rows: csr_array) -> csr_array:
-        return unit_rows(rows) if self.tfidf is None else self.tfidf.apply(rows)
-
-    @property
-    def num_parameters(self) -> int:
-        """Stored entries of the training rows and labels."""
-        return 0 if self.rows is None or self.labels is None else int(self.rows.nnz + self.labels.nnz)
-
-    def _settings(self) -> dict[str, Any]:
-        return {"num_neighbours": self.num_neighbours, "power": self.power}
-
-    def _arrays(self) -> State:
-        if self.rows is None or self.labels is None or self.frequencies is None:
-            return {}
-        arrays = pack_csr("rows", self.rows) | pack_csr("labels", self.labels) | {"frequencies": self.frequencies}
-        return arrays | ({} if self.tfidf is None else {"idf": self.tfidf.idf})
-
-    @classmethod
-    def _restore(cls, settings: dict[str, Any], arrays: State) -> Self:
-        baseline = cls(settings["num_neighbours"], power=settings["power"])
-        if "frequencies" in arrays:
-            baseline.rows, baseline.labels = unpack_csr("rows", arrays), unpack_csr("labels", arrays)
-            baseline.frequencies = arrays["frequencies"]
-            baseline.tfidf = TfIdf(arrays["idf"]) if "idf" in arrays else None
-        return baseline
-
-
-def are_counts(rows: csr_array) -> bool:
-    """Whether every entry is a whole number >= 0, as in a table of words."""
-    return bool((rows.data >= 0).all() and (rows.data == np.floor(rows.data)).all())

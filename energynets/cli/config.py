@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,16 +32,20 @@ def check(
     configs: Annotated[list[str], typer.Argument(metavar="CONFIG...", help="YAML files.", show_default=False)],
     overrides: Overrides = None,
 ) -> None:
-    """Check configurations; the first mistake of each goes to stderr.
+    """Check configurations and comparison files; the first mistake of each goes to stderr.
 
-    Example: energynets config check configs/bibtex/*.yaml
+    Example: energynets config check configs/bibtex/[a-z]*.yaml
     """
+    from energynets.compare.plan import is_plan
     from energynets.config import Experiment
     from energynets.errors import ConfigError
 
     mistakes = 0
     for path in configs:
         try:
+            if is_plan(Path(path)):
+                typer.echo(f"{path}: fine, {_check_plan(path, overrides or [])}")
+                continue
             experiment = Experiment.load(path, overrides or [])
             _check_catalogue_name(experiment, path)
         except ConfigError as error:
@@ -50,6 +55,20 @@ def check(
             typer.echo(f"{path}: fine, {experiment.model.kind}, config hash {experiment.hash()}")
     if mistakes:
         raise typer.Exit(2)
+
+
+def _check_plan(path: str, overrides: list[str]) -> str:
+    """What a comparison file asks for, its configurations and search spaces checked."""
+    from energynets.compare.plan import load_plan
+
+    plan, tables = load_plan(path, overrides)
+    for rows in tables.values():
+        for row in rows:
+            _check_catalogue_name(row.experiment, path)
+    tuned = sum(bool(row.search) for row in plan.rows)
+    return (
+        f"{len(plan.rows)} rows ({tuned} tuned) on {len(tables)} data set{'s' * (len(tables) > 1)}, {plan.seeds} seeds"
+    )
 
 
 def _check_catalogue_name(experiment: Any, path: str) -> None:

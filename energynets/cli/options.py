@@ -39,6 +39,12 @@ def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
     return lines + [n.ljust(18) + _percent(metrics[n]) + _percent(metrics.get(f"{n}_at_0.5")) for n in sets]
 
 
+def decoder_words(threshold: Mapping[str, Any]) -> str:
+    """What made sets of scores, from `threshold` of a result's row."""
+    kind = threshold.get("decoding", "global")
+    return f"threshold {threshold['value']:.4f}" if kind == "global" else f"{kind}: {threshold['rule']}"
+
+
 def _percent(value: float | None) -> str:
     return "-".rjust(8) if value is None else f"{100 * value:8.2f}"
 

@@ -17,6 +17,7 @@ from energynets.errors import ConfigError, DataError, nearest
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from energynets.metrics import TopScores
     from energynets.training import TrainedRun
 
 
@@ -40,9 +41,10 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each document.")] = False,
 ) -> None:
-    """Print the most probable labels of new documents; * marks those above the run's threshold.
+    """Print the most probable labels of new documents; * marks those of the run's predicted set.
 
-    For an energy network, also each document's certificate: E(y) - min E is at most that, where the energy is convex.
+    For an energy network, also how far inference got: each document's certificate (E(y) - min E is at most that, where
+    the energy is convex) and the norm of dE/dy.
 
     Labels known beforehand come as JSON lines, {"text": "wheat exports", "known": {"wheat": true, "corn": false}}
     (for a table, "features": {"column": value} instead of "text"): they are printed as known, and the rest is ranked.
@@ -56,8 +58,8 @@ def predict(
     trained = load_run(run)
     inputs, known = _read(trained, source, file_format)
     certificates = Certificates()
-    scores = score(trained, inputs, top=top, on_inference=certificates, observed=known)
-    for number, found in enumerate(_documents(trained, scores)):
+    scores = score(trained, inputs, top=max(top, trained.kept), on_inference=certificates, observed=known)
+    for number, found in enumerate(_documents(trained, scores, top)):
         told = {} if known is None else _told(trained, known, number)
         if as_json:
             row: dict[str, Any] = {"document": number, **({} if known is None else {"known": told}), "labels": found}
@@ -65,24 +67,27 @@ def predict(
                 row["certificate"] = certificates.values[number]
             elif certificates.note is not None:
                 row["certificate"] = certificates.note
+            if certificates.gradient_norms:
+                row["gradient_norm"] = certificates.gradient_norms[number]
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             labels = (f"{label['name']} {label['score']:.3f}{'*' if label['predicted'] else ''}" for label in found)
             facts = ", ".join(name if true else f"not {name}" for name, true in told.items())
             said = f"known: {facts}" if facts else None
-            typer.echo("\t".join(filter(None, (str(number + 1), said, "  ".join(labels), certificates.of(number)))))
+            typer.echo("\t".join(filter(None, (str(number + 1), said, "  ".join(labels), *certificates.of(number)))))
 
 
-def _documents(trained: TrainedRun, scores: Any) -> Iterator[list[dict[str, Any]]]:
-    for labels, values in zip(scores.indices.tolist(), scores.values.tolist(), strict=True):
+def _documents(trained: TrainedRun, scores: TopScores, top: int) -> Iterator[list[dict[str, Any]]]:
+    columns = scores.indices, scores.values, trained.decoder.choose(scores)
+    for labels, values, chosen in zip(*(column[:, :top].tolist() for column in columns), strict=True):
         yield [
             {
                 "name": trained.label_name(label),
                 "id": label,
                 "score": round(value, 6),
-                "predicted": value > trained.threshold,
+                "predicted": predicted,
             }
-            for label, value in zip(labels, values, strict=True)
+            for label, value, predicted in zip(labels, values, chosen, strict=True)
             if value >= 0  # a known label is below
         ]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from energynets.cli.options import ConfigFile, Json, Overrides, Quiet, metric_lines, print_json
+from energynets.cli.options import ConfigFile, Json, Overrides, Quiet, decoder_words, metric_lines, print_json
 
 
 def train(
@@ -41,8 +41,7 @@ def train(
         print_json(result.to_dict())
         return
     split = "test" if "test" in result.metrics else "validation"
-    threshold = result.threshold
-    typer.echo(f"{result.name} ({result.kind}, seed {result.seed}) on {split}, threshold {threshold['value']:.4f}")
+    typer.echo(f"{result.name} ({result.kind}, seed {result.seed}) on {split}, {decoder_words(result.threshold)}")
     for line in metric_lines(result.metrics[split]):
         typer.echo(f"  {line}")
     typer.echo(f"{result.parameters:,} weights, trained in {result.train_seconds:.1f} s; the run is in {folder}")

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,11 +43,21 @@ class CompareProgress:
 
 @dataclass(frozen=True)
 class Cell:
-    """An experiment, a seed, and the run folder they belong in."""
+    """An experiment, a seed, and the run folder they belong in.
+
+    Args:
+        experiment: to run.
+        seed: instead of the experiment's.
+        folder: of the run.
+        beside: how many run at a time.
+        tuning: whether it is a trial: its test metrics are nobody's business.
+    """
 
     experiment: Experiment
     seed: int
     folder: Path
+    beside: int = 1
+    tuning: bool = False
 
     @property
     def name(self) -> str:
@@ -81,15 +92,22 @@ class Cell:
         command = [sys.executable, "-m", "energynets", "train", str(config), "--set", f"seed={self.seed}"]
         return [*command, "--folder", str(self.folder), "--resume", "--quiet"]
 
-    def run(self, config: Path, progress: CompareProgress) -> tuple[dict[str, Any] | None, str | None]:
+    def run(
+        self, config: Path, progress: CompareProgress, stop: threading.Event | None = None
+    ) -> tuple[dict[str, Any] | None, str | None]:
         """Train, in a process of its own; gives the result, or why there is none.
+
+        Args:
+            config: the experiment's file.
+            progress: gets the run's evaluations.
+            stop: asks to stop, as Ctrl-C does, where this is not the main thread.
 
         Raises:
             KeyboardInterrupt: asked to stop; the run has saved itself.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile() as errors:
-            status = self._wait(config, errors, progress)
+            status = self._wait(config, errors, progress, stop or threading.Event())
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
         if status == 130:
@@ -101,7 +119,7 @@ class Cell:
             return None, f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         return None, lines[-1].removeprefix("energynets: ") if lines else f"exit status {status} without a word"
 
-    def _wait(self, config: Path, errors: IO[bytes], progress: CompareProgress) -> int:
+    def _wait(self, config: Path, errors: IO[bytes], progress: CompareProgress, stop: threading.Event) -> int:
         package = str(Path(energynets.__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         # A session of its own: a Ctrl-C in the terminal reaches us alone, and we pass it on once.
@@ -110,18 +128,25 @@ class Cell:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**_threads(self.beside), **os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
         with _one_interrupt(process):
             lines = _Follower(self.folder / "metrics.jsonl")
             while process.poll() is None:
+                if stop.is_set():
+                    raise KeyboardInterrupt
                 for line in lines.read():
                     progress.evaluation(self, line)
                 time.sleep(_POLL_SECONDS)
             for line in lines.read():
                 progress.evaluation(self, line)
         return process.returncode
+
+
+def _threads(beside: int) -> dict[str, str]:
+    """Cells side by side share the machine's cores, where the environment does not say otherwise."""
+    return {} if beside == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // beside))}
 
 
 @contextlib.contextmanager

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
+from energynets.compare.pool import run_cells
+from energynets.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from energynets.compare.statistics import Difference
     from energynets.config import Experiment
 
 # Their result does not depend on the experiment's seed: run once.
-DETERMINISTIC = ("label_frequency", "linear", "neighbours", "bayes_optimal")
+DETERMINISTIC = ("label_frequency", "linear", "neighbours", "target_embedding", "label_tree", "bayes_optimal")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class Row:
         curves: per finished seed, the lines of metrics.jsonl.
         failures: seed -> why it has no result.
         config: the resolved configuration, YAML.
+        energy: whether the model has one.
+        documents: per finished seed, metric -> (N,) values of the test documents; empty mappings where none were kept.
+        diagnostics: per finished seed, what its diagnostics.json says; empty mappings where there is none.
     """
 
     name: str
@@ -57,6 +66,14 @@ class Row:
     curves: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     failures: Mapping[int, str] = field(default_factory=dict)
     config: str = ""
+    energy: bool = False
+    documents: tuple[Mapping[str, np.ndarray], ...] = ()
+    diagnostics: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether no seed changes its result."""
+        return self.kind in DETERMINISTIC
 
     @property
     def learned(self) -> bool:
@@ -66,6 +83,15 @@ class Row:
     def metric(self, name: str, split: str = "test") -> Spread | None:
         """A metric over seeds."""
         return Spread.of(result["metrics"].get(split, {}).get(name) for result in self.results)
+
+    def value(self, place: int, metric: str, split: str = "test") -> float | None:
+        """A metric of the result at a place in `results`."""
+        found = self.results[place]["metrics"].get(split, {}).get(metric)
+        return float(found) if found is not None and math.isfinite(found) else None
+
+    def document_values(self, place: int, metric: str) -> np.ndarray | None:
+        """The same document by document, (N,) on test; None where it was not kept."""
+        return self.documents[place].get(metric) if place < len(self.documents) else None
 
     def quantity(self, name: str) -> Spread | None:
         """Another number of result.json over seeds: train_seconds, inference_ms_per_document, ..."""
@@ -91,6 +117,11 @@ class Comparison:
         threshold_rule: what the threshold maximises on validation.
         environment: where it ran, of the first run that says.
         created: ISO time, UTC.
+        monitor: the validation metric that training watched, by which the reference was chosen.
+        reference: name of the row that others are compared with; None where there is none.
+        processes: runs that shared the machine at a time, at most.
+        notes: more sentences for the caption.
+        decoding: what makes sets of scores, of every row.
     """
 
     name: str
@@ -102,6 +133,18 @@ class Comparison:
     threshold_rule: str
     environment: Mapping[str, Any]
     created: str
+    decoding: str = "global"
+    monitor: str = "f1_example"
+    reference: str | None = None
+    processes: int = 1
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Every learned row against the reference, in every headline metric."""
+        from energynets.compare.statistics import differences
+
+        return differences([self])
 
     @property
     def failures(self) -> list[str]:
@@ -133,7 +176,13 @@ class Comparison:
             "seeds": list(self.seeds),
             "data": dict(self.data),
             "threshold_rule": self.threshold_rule,
+            "decoding": self.decoding,
             "environment": dict(self.environment),
+            "monitor": self.monitor,
+            "processes": self.processes,
+            "notes": list(self.notes),
+            "reference": self.reference,
+            "differences": [asdict(difference) for difference in self.differences],
             "rows": rows,
         }
 
@@ -148,6 +197,8 @@ def compare(
     seeds: int | Sequence[int] = 3,
     folder: str | Path | None = None,
     linear: bool = True,
+    reference: str | None = None,
+    processes: int = 1,
     progress: CompareProgress | None = None,
 ) -> Comparison:
     """Train every experiment under every seed and put them in one table.
@@ -161,6 +212,8 @@ def compare(
         folder: default comparisons/<first experiment's name>.
         linear: put a one-vs-rest linear line first where the experiments bring neither one nor nearest neighbours: a
             table without such a line means little.
+        reference: name of the row that others are tested against; None is the best row without an energy on validation.
+        processes: runs at a time. More than one is sooner done, but a run's seconds are then those of a busy machine.
         progress: listener.
 
     Returns:
@@ -176,32 +229,73 @@ def compare(
     """
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     check_fair(experiments, chosen)
-    folder = Path(folder) if folder is not None else Path("comparisons") / experiments[0].name
+    return run_table(
+        experiments,
+        seeds=chosen,
+        folder=Path(folder) if folder is not None else Path("comparisons") / experiments[0].name,
+        linear=linear,
+        reference=reference,
+        processes=processes,
+        progress=progress,
+    )
+
+
+def run_table(
+    experiments: Sequence[Experiment],
+    *,
+    seeds: tuple[int, ...],
+    folder: Path,
+    linear: bool,
+    reference: str | None,
+    processes: int,
+    progress: CompareProgress | None,
+    failed: Mapping[str, str] | None = None,
+    hashed: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Comparison:
+    """`compare` of experiments that were found fair.
+
+    Args:
+        experiments, seeds, folder, linear, reference, processes, progress: as for `compare`.
+        failed: name -> why this experiment cannot be run.
+        hashed: run folders carry the configuration's hash: other settings have folders of their own.
+        notes: sentences for the table's caption.
+    """
+    failed = failed or {}
     if linear:
         experiments = with_linear_line(experiments)
+    names = [experiment.name for experiment in experiments]
+    if reference is not None and reference not in names:
+        raise ConfigError(f"compare: reference {reference!r} is none of the rows{nearest(reference, names)}")
     progress = progress or CompareProgress()
     cells = [
-        Cell(experiment, seed, folder / "runs" / f"{experiment.name}-seed{seed}")
+        Cell(experiment, seed, folder / "runs" / _run_name(experiment, seed, hashed), processes)
         for experiment in experiments
-        for seed in (chosen[:1] if experiment.model.kind in DETERMINISTIC else chosen)
+        for seed in (seeds[:1] if experiment.model.kind in DETERMINISTIC else seeds)
     ]
+    runnable = [cell for cell in cells if cell.experiment.name not in failed]
     # Every folder is looked at before anything runs: a clash is told at once, not after hours.
-    kept = {cell.name: cell.finished_result() for cell in cells}
+    kept = {cell.name: cell.finished_result() for cell in runnable}
     check_same_documents(experiments)
     results: dict[str, Mapping[str, Any]] = {}
-    failures: dict[str, str] = {}
-    for number, cell in enumerate(cells, start=1):
-        result, failure = kept[cell.name], None
-        progress.cell(cell, number, len(cells))
-        if result is None:
-            result, failure = cell.run(_write_config(cell.experiment, folder), progress)
+    failures = {cell.name: failed[cell.experiment.name] for cell in cells if cell.experiment.name in failed}
+
+    def config(cell: Cell) -> Path:
+        return write_config(cell.experiment, folder / "configs" / f"{cell.experiment.name}.yaml")
+
+    for cell, (result, failure) in run_cells(runnable, kept, config, processes=processes, progress=progress):
         if result is not None:
             results[cell.name] = result
             check_fingerprints(results)
         else:
             failures[cell.name] = failure or "no result"
-        progress.finished(cell, result, failure, kept[cell.name] is not None)
-    comparison = _gather(experiments, cells, results, failures, chosen, folder)
+    comparison = _gather(experiments, cells, results, failures, seeds, folder)
+    from energynets.compare.statistics import choose_reference
+
+    # Runs that are kept had their times measured under what an earlier session says.
+    before = (_read_json(folder / "results.json") or {}).get("processes", 1) if any(kept.values()) else 1
+    chosen_reference = choose_reference(comparison, reference)
+    comparison = replace(comparison, reference=chosen_reference, processes=max(processes, before), notes=notes)
     from energynets.compare.files import write
 
     write(comparison)
@@ -223,8 +317,12 @@ def with_linear_line(experiments: Sequence[Experiment]) -> list[Experiment]:
     return [line, *experiments]
 
 
-def _write_config(experiment: Experiment, folder: Path) -> Path:
-    path = folder / "configs" / f"{experiment.name}.yaml"
+def _run_name(experiment: Experiment, seed: int, hashed: bool) -> str:
+    return f"{experiment.name}-{experiment.hash()[:8] + '-' if hashed else ''}seed{seed}"
+
+
+def write_config(experiment: Experiment, path: Path) -> Path:
+    """The resolved configuration in a file; gives its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(experiment.to_yaml(), encoding="utf-8")
     return path
@@ -238,6 +336,8 @@ def _gather(
     seeds: tuple[int, ...],
     folder: Path,
 ) -> Comparison:
+    from energynets.training.run import RunFolder
+
     rows = []
     for experiment in experiments:
         own = [cell for cell in cells if cell.experiment is experiment]
@@ -250,6 +350,9 @@ def _gather(
                 curves=tuple(_read_lines(cell.folder / "metrics.jsonl") for cell in done),
                 failures={cell.seed: failures[cell.name] for cell in own if cell.name in failures},
                 config=experiment.to_yaml(),
+                energy=experiment.model.kind == "energy_network",
+                documents=tuple(RunFolder(cell.folder).read_documents() for cell in done),
+                diagnostics=tuple(RunFolder(cell.folder).read_diagnostics() for cell in done),
             )
         )
     first = next(iter(results.values()), {})
@@ -263,8 +366,16 @@ def _gather(
         ks=experiments[0].evaluation.ks,
         threshold_rule=experiments[0].evaluation.threshold_rule,
         environment=next((found for found in environments if found), {}),
+        decoding=experiments[0].evaluation.decoding,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        monitor=_monitor(experiments),
     )
+
+
+def _monitor(experiments: Sequence[Experiment]) -> str:
+    """The metric that most of the trained rows watched."""
+    found = [e.training.monitor for e in experiments if e.model.kind not in DETERMINISTIC] or ["f1_example"]
+    return max(found, key=found.count)
 
 
 def order_rows(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -29,7 +29,7 @@ def check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> Non
             raise ConfigError(f"compare: {names.count(name)} experiments are called {name!r}; give each its own `name`")
     first = experiments[0]
     for experiment in experiments[1:]:
-        for key in ("ks", "propensity", "threshold_rule", "top"):
+        for key in ("ks", "propensity", "threshold_rule", "decoding", "top"):
             ours, theirs = getattr(experiment.evaluation, key), getattr(first.evaluation, key)
             if ours != theirs:
                 raise ConfigError(
@@ -38,7 +38,7 @@ def check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> Non
                 )
 
 
-_SOURCE: tuple[str, ...] = (
+SOURCE: tuple[str, ...] = (
     "name",
     "format",
     "train",
@@ -50,7 +50,7 @@ _SOURCE: tuple[str, ...] = (
     "validation_share",
     "test_share",
 )
-_SOURCE += ("split_seed", "max_documents")
+SOURCE += ("split_seed", "max_documents")
 
 
 def check_same_documents(experiments: Sequence[Experiment]) -> None:
@@ -58,7 +58,7 @@ def check_same_documents(experiments: Sequence[Experiment]) -> None:
     sources: dict[str, Experiment] = {}
     for experiment in experiments:
         settings = experiment.data.model_dump(mode="json")
-        sources.setdefault(json.dumps([settings[key] for key in (*_SOURCE, "planted")]), experiment)
+        sources.setdefault(json.dumps([settings[key] for key in (*SOURCE, "planted")]), experiment)
     if len(sources) < 2:
         return
     from energynets.data.load import load_dataset
@@ -67,7 +67,7 @@ def check_same_documents(experiments: Sequence[Experiment]) -> None:
     for experiment in sources.values():
         data = experiment.data
         planted = data.planted.model_dump() if data.planted else None
-        dataset = load_dataset(**{key: getattr(data, key) for key in _SOURCE}, planted=planted)
+        dataset = load_dataset(**{key: getattr(data, key) for key in SOURCE}, planted=planted)
         found[experiment.name] = {"data": asdict(dataset.fingerprint)}
         check_fingerprints(found)
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from energynets.compare.comparison import Comparison, Row, Spread
+from energynets.compare.statistics import MARKS, Difference, explain, verdict
+from energynets.metrics import DECODERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-RULE = "one global threshold for each run, chosen on validation to maximise f1_example"
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,9 @@ def label(row: Row) -> str:
     return f"{row.name} (failed)" if not row.results else f"{row.name} ({len(row.results)} of {runs} seeds)"
 
 
-def best(column: Column, rows: Sequence[Row]) -> list[Row]:
-    """The learned rows with the best mean as printed; none where nothing is better or worse, or all print the same."""
-    found = [(value.mean, row) for row in rows if row.learned and (value := column.read(row))]
-    if column.higher is None or not found:
-        return []
-    top = (max if column.higher else min)(found, key=lambda pair: pair[0])[1]
-
-    def printed(row: Row) -> str:
-        return column.text(row).partition(" ± ")[0]
-
-    equal = [row for _, row in found if printed(row) == printed(top)]
-    return equal if len(equal) < len(found) else []
+def mark(comparison: Comparison, column: Column, row: Row) -> str:
+    """`▲` where the row is significantly better than the reference, `▼` where worse, else nothing."""
+    return MARKS.get(verdict(comparison, row, column.key), "")
 
 
 def caption(comparison: Comparison) -> list[str]:
@@ -118,9 +110,14 @@ def caption(comparison: Comparison) -> list[str]:
     once = [row.name for row in comparison.rows if len(row.results) == 1 and not row.failures]
     if once and len(comparison.seeds) > 1:
         lines.append(f"Run once, as no seed changes them: {', '.join(once)}.")
-    lines.append(f"F1 is f1_example under {RULE}; beside it the same at 0.5.")
+    lines.append(f"F1 is f1_example under {DECODERS[comparison.decoding].words}; beside it the same at 0.5.")
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
+    lines += [*comparison.notes, *explain(comparison)]
+    if comparison.processes > 1:
+        lines.append(
+            f"Up to {comparison.processes} runs shared the machine: seconds are not to be compared with others."
+        )
     lines += [f"Failed: {failure}." for failure in comparison.failures]
     return lines
 
@@ -136,10 +133,44 @@ def to_markdown(comparison: Comparison) -> str:
         "| :-- |" + " --: |" * len(shown),
     ]
     for row in comparison.rows:
-        lines.append(f"| {label(row)} | " + " | ".join(column.text(row) for column in shown) + " |")
-    return (
+        lines.append(f"| {label(row)} | " + " | ".join(_markdown(comparison, c, row) for c in shown) + " |")
+    text = (
         f"# {comparison.name}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"{c}  " for c in caption(comparison)) + "\n"
     )
+    return text + (differences_markdown(comparison.differences) if comparison.differences else "")
+
+
+def _markdown(comparison: Comparison, column: Column, row: Row) -> str:
+    text, sign = column.text(row), mark(comparison, column, row)
+    return f"**{text}** {sign}" if sign == MARKS["better"] else f"{text} {sign}".strip()
+
+
+def differences_markdown(found: Sequence[Difference]) -> str:
+    """Every difference, its interval, and p of each test."""
+    lines = [
+        f"\n## Differences from {found[0].reference}\n",
+        "| model | metric | difference | 95 % interval | p (Holm) | p | p, seeds flipped | p, documents flipped |",
+        "| :-- | :-- |" + " --: |" * 6,
+    ]
+    for difference in found:
+        interval = "-"
+        if difference.low is not None and difference.high is not None:
+            interval = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
+        sign = MARKS.get(difference.verdict, "")
+        mean = f"{100 * difference.mean:+.2f} {sign}".strip()
+        ps = (difference.p_holm, difference.p, difference.p_seeds, difference.p_documents)
+        shown = " | ".join(map(p_text, ps))
+        lines.append(f"| {difference.row} | {difference.metric} | {mean} | {interval} | {shown} |")
+    units = " or of ".join(dict.fromkeys(difference.unit for difference in found))
+    lines.append(f"\nDifferences times 100. Intervals are of {units}, and not corrected for their number.")
+    return "\n".join(lines) + "\n"
+
+
+def p_text(p: float | None) -> str:
+    """Two digits that count; `-` where there is no test."""
+    if p is None:
+        return "-"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -174,10 +205,22 @@ def print_table(comparison: Comparison, console: Console) -> None:
     for number, row in enumerate(comparison.rows):
         following = comparison.rows[number + 1 : number + 2]
         ends = row.kind == "label_frequency" or any(next_row.kind == "bayes_optimal" for next_row in following)
-        table.add_row(label(row), *(_aligned(comparison, column, row) for column in shown), end_section=ends)
+        table.add_row(label(row), *(_cell(comparison, column, row) for column in shown), end_section=ends)
     console.print(table)
     for line in caption(comparison):
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _cell(comparison: Comparison, column: Column, row: Row) -> Text:
+    """The cell's text and mark; bold where the row is better."""
+    sign, text = mark(comparison, column, row), _aligned(comparison, column, row)
+    if _marked(comparison, column):
+        text += f" {sign or ' '}"
+    return Text(text, style="bold" if sign == MARKS["better"] else "")
+
+
+def _marked(comparison: Comparison, column: Column) -> bool:
+    return any(mark(comparison, column, row) for row in comparison.rows)
 
 
 def _aligned(comparison: Comparison, column: Column, row: Row) -> str:
@@ -190,5 +233,7 @@ def _aligned(comparison: Comparison, column: Column, row: Row) -> str:
 
 def _width(comparison: Comparison, shown: Sequence[Column]) -> int:
     widths = [max(len(label(row)) for row in comparison.rows)]
-    widths += [max(len(column.title), *(len(column.text(row)) for row in comparison.rows)) for column in shown]
+    for column in shown:
+        longest = max(len(_aligned(comparison, column, row)) for row in comparison.rows)
+        widths.append(max(len(column.title), longest + 2 * _marked(comparison, column)))
     return sum(widths) + 3 * len(widths)

@@ -1,5 +1,6 @@
 """E -> argmin y, forwards and backwards: uses energies."""
 
+from energynets.inference.amortized import AmortizedStart
 from energynets.inference.anderson import Anderson
 from energynets.inference.bundle_entropy import BundleEntropy
 from energynets.inference.certificate import NO_CERTIFICATE, certificate
@@ -30,6 +31,7 @@ __all__ = [
     "NO_CERTIFICATE",
     "OBSERVED_LOGIT",
     "SOLVERS",
+    "AmortizedStart",
     "Anderson",
     "BundleEntropy",
     "Descent",

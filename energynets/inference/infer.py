@@ -41,6 +41,7 @@ class InferenceResult:
         converged: whether a mean-field step from here would move no label by more than the tolerance, (B,) bool.
         finite: whether logits and energy are finite, (B,) bool.
         trace: energies and gradient norms of every step, where asked for.
+        gradient_norm: Euclidean norm of dE/dy at y, known labels left out, (B,): 0 at a stationary point.
         certificate: for a convex energy, an upper bound on E(y) - min E, (B,): that of `inference.certificate`, or the
             solver's own where it knows a smaller one; else None.
     """
@@ -51,6 +52,7 @@ class InferenceResult:
     steps: Tensor
     converged: Tensor
     finite: Tensor
+    gradient_norm: Tensor
     trace: Trace | None = None
     certificate: Tensor | None = None
 
@@ -113,6 +115,7 @@ def infer(
         final = energy(logits, context)
         slope = _slope(energy, logits, y, context, observed)
         converged = residual(energy, logits, slope) <= tolerance
+        norm = torch.linalg.vector_norm(slope, dim=-1)
         finite = logits.isfinite().all(-1) & final.isfinite()
         bound = certificate_of_slope(energy, logits, slope, context, observed) if energy.convex else None
         if bound is not None and gap is not None:
@@ -124,7 +127,7 @@ def infer(
                 torch.stack([energy(iterate, context) for iterate in iterates]),
                 torch.stack([_norm(energy, iterate, context, observed) for iterate in iterates]),
             )
-    return InferenceResult(y, logits, final, steps, converged, finite, record, bound)
+    return InferenceResult(y, logits, final, steps, converged, finite, norm, record, bound)
 
 
 def _slope(energy: Energy, logits: Tensor, y: Tensor, context: Any, observed: Observed | None) -> Tensor:

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch, TokenBatch
 from energynets.errors import NotConvergedWarning
 from energynets.features import Observing
-from energynets.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -173,12 +172,13 @@ def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
 @contextlib.contextmanager
 def stage_update(experiment: Experiment, model: Any, stage: Stage) -> Iterator[tuple[Update, Optimizers]]:
     """The steps of a stage, as training takes them."""
+    from energynets.training.build import build_objective
     from energynets.training.optimizers import Optimizers
     from energynets.training.stages import stage_view, trained
     from energynets.training.update import Update
 
-    view, settings = stage_view(model, stage.trains), experiment.objective
-    objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps)
+    propensity = None if getattr(experiment.objective, "propensity", None) is None else torch.ones(model.num_labels)
+    view, objective = stage_view(model, stage.trains), build_objective(experiment, propensity)
     with trained(view, stage.trains, stage.name) as parameters:
         optimizer = Optimizers(stage.optimizer, view, stage.trains)
         clip_norm = stage.optimizer.clip_norm

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
+from energynets.metrics.calibration import Calibration, calibration
+from energynets.metrics.decoding import DECODERS, Decoder, ExpectedF1, GlobalThreshold, PerLabel
+from energynets.metrics.decoding.decoder import predicted_sets
+from energynets.metrics.documents import document_values
 from energynets.metrics.propensity import inverse_propensity, psndcg_at_k, psp_at_k
 from energynets.metrics.ranking import ndcg_at_k, precision_at_k
 from energynets.metrics.scores import NOT_RANKED, TopScores
@@ -14,10 +18,18 @@ from energynets.metrics.sets import f1_example, f1_macro, f1_micro, hamming_loss
 from energynets.metrics.threshold import choose_threshold, predict_above, truncated
 
 __all__ = [
+    "DECODERS",
     "NOT_RANKED",
     "SET_METRICS",
+    "Calibration",
+    "Decoder",
+    "ExpectedF1",
+    "GlobalThreshold",
+    "PerLabel",
     "TopScores",
+    "calibration",
     "choose_threshold",
+    "document_values",
     "evaluate_scores",
     "f1_example",
     "f1_macro",
@@ -46,7 +58,7 @@ def evaluate_scores(
     scores: TopScores,
     labels: csr_array,
     *,
-    threshold: float | None = None,
+    threshold: float | Decoder | None = None,
     inverse_propensity: np.ndarray | None = None,
     ks: Sequence[int] = (1, 3, 5),
 ) -> dict[str, float]:
@@ -55,13 +67,14 @@ def evaluate_scores(
     Args:
         scores: of N documents.
         labels: (N, L) CSR.
-        threshold: chosen on validation (`choose_threshold`); without it the metrics at a chosen threshold are left out.
+        threshold: chosen on validation (`choose_threshold`), or another `Decoder`; without it the metrics of chosen
+            sets are left out.
         inverse_propensity: (L,) from training labels; without it psp and psndcg are left out.
         ks: the k of the ranking metrics.
 
     Returns:
         `precision@k`, `ndcg@k`, `psp@k`, `psndcg@k` for each k; `f1_example`, `f1_micro`, `f1_macro`, `hamming_loss`,
-        `subset_accuracy` at the threshold, and the same five with the suffix `_at_0.5`; `shortlist_recall` where the
+        `subset_accuracy` of the chosen sets, and the same five with the suffix `_at_0.5`; `shortlist_recall` where the
         scores know it: its mean over documents with labels, 0 where there are none. Where labels were left out of the
         ranking, so must those of `labels` be; all is then of the rest, and `hamming_loss` is a share of its pairs.
 
@@ -76,9 +89,9 @@ def evaluate_scores(
         if inverse_propensity is not None:
             metrics[f"psp@{k}"] = psp_at_k(scores, labels, k, inverse_propensity)
             metrics[f"psndcg@{k}"] = psndcg_at_k(scores, labels, k, inverse_propensity)
-    for value, suffix in ((threshold, ""), (0.5, "_at_0.5")):
-        if value is not None:
-            predicted = predict_above(scores, value)
+    for chosen, suffix in ((threshold, ""), (0.5, "_at_0.5")):
+        if chosen is not None:
+            predicted = predicted_sets(scores, chosen)
             metrics |= {name + suffix: metric(predicted, labels) for name, metric in SET_METRICS.items()}
     if scores.ranked is not None:  # the pairs left out are no chance to be wrong
         share = scores.ranked.sum() / (len(scores) * scores.num_labels) or 1.0

@@ -48,8 +48,16 @@ def psp_at_k(scores: TopScores, labels: csr_array, k: int, inverse_propensity: n
 
     Source: the Extreme Classification Repository, "Performance metrics".
     """
+    gains, best = propensity_gains(scores, labels, k, inverse_propensity)
+    return _ratio(gains.sum(), best.sum())
+
+
+def propensity_gains(
+    scores: TopScores, labels: csr_array, k: int, inverse_propensity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the terms of both sums of `psp_at_k`."""
     found, weights, best = _weighted(scores, labels, require_k(k), inverse_propensity)
-    return _ratio((found * weights).sum(), best.sum())
+    return (found * weights).sum(axis=1), best.sum(axis=1)
 
 
 def psndcg_at_k(scores: TopScores, labels: csr_array, k: int, inverse_propensity: np.ndarray) -> float:
@@ -69,15 +77,23 @@ def psndcg_at_k(scores: TopScores, labels: csr_array, k: int, inverse_propensity
 
     Source: the Extreme Classification Repository, "Performance metrics".
     """
+    gains, best = propensity_discounted_gains(scores, labels, k, inverse_propensity)
+    return _ratio(gains.sum(), best.sum())
+
+
+def propensity_discounted_gains(
+    scores: TopScores, labels: csr_array, k: int, inverse_propensity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the terms of both sums of `psndcg_at_k`."""
     found, weights, best = _weighted(scores, labels, require_k(k), inverse_propensity)
     norm = ideal_gains(np.diff(canonical_labels(labels).indptr), k)
-    has_labels = norm > 0
     gains = (found * weights) @ discounts(k)[: found.shape[1]]
     best_gains = best @ discounts(k)[: best.shape[1]]
-    return _ratio(
-        (gains[has_labels] / norm[has_labels]).sum(),
-        (best_gains[has_labels] / norm[has_labels]).sum(),
-    )
+
+    def normalised(values: np.ndarray) -> np.ndarray:
+        return np.divide(values, norm, out=np.zeros_like(values), where=norm > 0)
+
+    return normalised(gains), normalised(best_gains)
 
 
 def _ratio(value: float, best: float) -> float:

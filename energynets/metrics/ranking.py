@@ -42,7 +42,12 @@ def precision_at_k(scores: TopScores, labels: csr_array, k: int) -> float:
 
     Source: the Extreme Classification Repository, "Performance metrics".
     """
-    return float(hits(scores, labels, require_k(k)).sum(axis=1).mean() / k)
+    return float(precisions(scores, labels, k).mean())
+
+
+def precisions(scores: TopScores, labels: csr_array, k: int) -> np.ndarray:
+    """(N,) the terms of `precision_at_k`."""
+    return np.asarray(hits(scores, labels, require_k(k)).sum(axis=1) / k)
 
 
 def ndcg_at_k(scores: TopScores, labels: csr_array, k: int) -> float:
@@ -60,10 +65,15 @@ def ndcg_at_k(scores: TopScores, labels: csr_array, k: int) -> float:
 
     Source: the Extreme Classification Repository, "Performance metrics".
     """
+    return float(normalised_gains(scores, labels, k).mean())
+
+
+def normalised_gains(scores: TopScores, labels: csr_array, k: int) -> np.ndarray:
+    """(N,) the terms of `ndcg_at_k`."""
     found = hits(scores, labels, require_k(k))
     gains = found @ discounts(k)[: found.shape[1]]
     best = ideal_gains(np.diff(canonical_labels(labels).indptr), k)
-    return float(np.divide(gains, best, out=np.zeros_like(gains), where=best > 0).mean())
+    return np.divide(gains, best, out=np.zeros_like(gains), where=best > 0)
 
 
 def ideal_gains(counts: np.ndarray, k: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from energynets.errors import DataError, ShapeError
 
 NOT_RANKED = np.float32(-1.0)
 """Stands for the score of a label that was not to be ranked, below every probability and every threshold in use."""
+_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +203,12 @@ def check_pair(num_rows: int, num_labels: int, labels: csr_array) -> csr_array:
     return canonical_labels(labels)
 
 
+def blocks(scores: TopScores) -> Iterator[slice]:
+    """Rows of a bounded number of scores at a time, in order: what is made of each of them stays small."""
+    size = max(1, _AT_ONCE // scores.k)
+    return (slice(start, start + size) for start in range(0, len(scores), size))
+
+
 def hits(scores: TopScores, labels: csr_array, k: int | None = None) -> np.ndarray:
     """(N, min(k, scores.k)) bool: whether the label at each rank is true."""
     labels = check_pair(len(scores), scores.num_labels, labels)
@@ -213,3 +220,21 @@ def hits(scores: TopScores, labels: csr_array, k: int | None = None) -> np.ndarr
     keys = np.arange(len(scores))[:, None] * num_labels + indices
     found = np.searchsorted(true_keys, keys)
     return np.asarray(true_keys[np.minimum(found, len(true_keys) - 1)] == keys)
+
+
+def chosen_sets(scores: TopScores, chosen: np.ndarray) -> csr_array:
+    """The labels of the chosen places.
+
+    Args:
+        scores: of N documents.
+        chosen: (N, k) bool.
+
+    Returns:
+        (N, L) CSR of ones (float32), column indices sorted.
+    """
+    indptr = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
+    sets = csr_array(
+        (np.ones(int(indptr[-1]), np.float32), scores.indices[chosen], indptr), shape=(len(scores), scores.num_labels)
+    )
+    sets.sort_indices()
+    return sets

@@ -19,9 +19,14 @@ def f1_example(predicted: csr_array, labels: csr_array) -> float:
     Returns:
         In [0, 1]; scikit-learn's `f1_score(average="samples", zero_division=0)`.
     """
+    return float(f1_examples(predicted, labels).mean())
+
+
+def f1_examples(predicted: csr_array, labels: csr_array) -> np.ndarray:
+    """(N,) the terms of `f1_example`."""
     both, predicted, labels = _intersect(predicted, labels)
     sizes = np.diff(predicted.indptr) + np.diff(labels.indptr)
-    return float(_safe_ratio(2.0 * np.diff(both.indptr), sizes).mean())
+    return _safe_ratio(2.0 * np.diff(both.indptr), sizes)
 
 
 def f1_micro(predicted: csr_array, labels: csr_array) -> float:
@@ -75,9 +80,14 @@ def subset_accuracy(predicted: csr_array, labels: csr_array) -> float:
     Returns:
         In [0, 1]; scikit-learn's `accuracy_score` of label matrices.
     """
+    return float(exact_matches(predicted, labels).mean())
+
+
+def exact_matches(predicted: csr_array, labels: csr_array) -> np.ndarray:
+    """(N,) bool, the terms of `subset_accuracy`."""
     both, predicted, labels = _intersect(predicted, labels)
     common = np.diff(both.indptr)
-    return float(((common == np.diff(predicted.indptr)) & (common == np.diff(labels.indptr))).mean())
+    return np.asarray((common == np.diff(predicted.indptr)) & (common == np.diff(labels.indptr)))
 
 
 def _intersect(predicted: csr_array, labels: csr_array) -> tuple[csr_array, csr_array, csr_array]:

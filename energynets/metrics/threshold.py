@@ -6,10 +6,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from energynets.errors import ConfigError, nearest
-from energynets.metrics.scores import TopScores, check_pair, hits
+from energynets.metrics.scores import TopScores, blocks, check_pair, chosen_sets, hits
 
 RULES = ("f1_example",)
-_AT_ONCE = 1 << 18
 
 
 def predict_above(scores: TopScores, threshold: float) -> csr_array:
@@ -22,13 +21,7 @@ def predict_above(scores: TopScores, threshold: float) -> csr_array:
     Returns:
         (N, L) CSR of ones (float32), column indices sorted.
     """
-    chosen = scores.values > np.float64(threshold)
-    indptr = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
-    predicted = csr_array(
-        (np.ones(int(indptr[-1]), np.float32), scores.indices[chosen], indptr), shape=(len(scores), scores.num_labels)
-    )
-    predicted.sort_indices()
-    return predicted
+    return chosen_sets(scores, scores.values > np.float64(threshold))
 
 
 def truncated(scores: TopScores, threshold: float) -> int:
@@ -68,11 +61,10 @@ def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_examp
     if rule not in RULES:
         raise ConfigError(f"unknown threshold rule {rule!r}{nearest(rule, RULES)}")
     labels = check_pair(len(scores), scores.num_labels, labels)
-    size = max(1, _AT_ONCE // scores.k)
-    blocks = [slice(start, start + size) for start in range(0, len(scores), size)]
-    true = np.unique(np.concatenate([scores.values[rows][hits(scores[rows], labels[rows])] for rows in blocks]))
+    parts = list(blocks(scores))
+    true = np.unique(np.concatenate([scores.values[rows][hits(scores[rows], labels[rows])] for rows in parts]))
     moves = np.zeros(len(true) + 1)  # of the scores below true[0], from there up to true[1], ..., from the last on
-    for rows in blocks:
+    for rows in parts:
         sizes = np.arange(1, scores.k + 1) + np.diff(labels[rows].indptr)[:, None]
         deltas = np.diff(2.0 * hits(scores[rows], labels[rows]).cumsum(axis=1) / sizes, axis=1, prepend=0.0)
         where = np.searchsorted(true, scores.values[rows].ravel(), side="right")
@@ -83,7 +75,7 @@ def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_examp
     if best == 0:
         return _above(scores.values.max())
     last = true[-best]
-    lower = [part.max() for rows in blocks if len(part := scores.values[rows][scores.values[rows] < last])]
+    lower = [score.max() for rows in parts if len(score := scores.values[rows][scores.values[rows] < last])]
     return _between(max(lower), last) if lower else _below(last)
 
 

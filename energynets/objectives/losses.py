@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from energynets.energies import Box, Domain, Simplex
 from energynets.errors import ConfigError, nearest
+from energynets.objectives.expected_f1 import expected_f1
 
 LABELS = Box()
 
@@ -47,6 +48,15 @@ def soft_f1(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
     return (1 - overlap / (y.sum(-1) + targets.sum(-1)).clamp(min=1e-8)).sum() / max(len(logits), 1)
 
 
+def sample_f1(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
+    """1 - E[2 <s, t> / (|s| + |t|)], labels s drawn independently with probability y = sigmoid(z): no relaxation.
+
+    Not `soft_f1`, which is the F1 of the expected labels: by Jensen's inequality the two differ by what is uncertain.
+    """
+    _expect(domain, Box, "sample_f1", "softmax for categorical variables, mse for numbers")
+    return (1 - expected_f1(logits, targets)).sum() / max(len(logits), 1)
+
+
 def _expect(domain: Domain, kinds: type | UnionType, loss: str, instead: str) -> None:
     if not isinstance(domain, kinds):
         expected = getattr(kinds, "__name__", str(kinds)).replace("energynets.energies.domain.", "")
@@ -54,7 +64,7 @@ def _expect(domain: Domain, kinds: type | UnionType, loss: str, instead: str) ->
 
 
 Loss = Callable[[Tensor, Tensor, Domain], Tensor]
-LOSSES: dict[str, Loss] = {"bce": bce, "softmax": softmax, "mse": mse, "soft_f1": soft_f1}
+LOSSES: dict[str, Loss] = {"bce": bce, "softmax": softmax, "mse": mse, "soft_f1": soft_f1, "sample_f1": sample_f1}
 
 
 def loss_by_name(name: str) -> Loss:

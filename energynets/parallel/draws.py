@@ -58,6 +58,12 @@ def documents() -> Places | None:
     return None if cut is None else Places(len(cut.whole), slice(cut.start, cut.stop))
 
 
+def uniform(like: Tensor, *shape: int) -> Tensor:
+    """Numbers in [0, 1), (B, *shape): a row for each document of `like`, a tensor (B, ...)."""
+    size, own = documents() or Places(len(like), slice(None))
+    return torch.rand((size, *shape), dtype=like.dtype, device=like.device)[own]
+
+
 def entries() -> Places | None:
     """Of a tensor with a number for each entry of sparse inputs."""
     cut = _cut.get()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from energynets.data.vectors import read_vectors
 from energynets.energies import ENERGIES
 from energynets.errors import ConfigError, DataError
 from energynets.features import FEATURES, Observing
-from energynets.inference import GRADIENTS, SOLVERS, Shortlist
+from energynets.inference import GRADIENTS, SOLVERS, AmortizedStart, Shortlist
 from energynets.metrics import inverse_propensity
 from energynets.models import Classifier, EnergyNetwork
+from energynets.objectives import OBJECTIVES, EndToEnd, EnergyObjective
 from energynets.output import ChunkedLinear
 
 if TYPE_CHECKING:
@@ -157,12 +158,29 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         solver = SOLVERS[settings.solver.kind](**_arguments(settings.solver))
         gradient = GRADIENTS[settings.gradient.kind](**_arguments(settings.gradient))
         shortlist = None if settings.shortlist is None else Shortlist(**settings.shortlist.model_dump())
-        return EnergyNetwork(features, energy, solver, gradient, settings.label_chunk, settings.keep_unary, shortlist)
+        amortized = None
+        if settings.amortized is not None:
+            amortized = AmortizedStart(features.num_features, sizes.labels, **_arguments(settings.amortized))
+        chunk, keep = settings.label_chunk, settings.keep_unary
+        return EnergyNetwork(features, energy, solver, gradient, chunk, keep, shortlist, amortized)
+
+
+def build_objective(experiment: Experiment, propensity: Tensor | float | None = None) -> EndToEnd | EnergyObjective:
+    """What training minimises.
+
+    Args:
+        experiment: its `objective` section.
+        propensity: what `build_propensity` finds in the data.
+    """
+    arguments = _arguments(experiment.objective)
+    if "propensity" in arguments:
+        arguments["propensity"] = propensity
+    return OBJECTIVES[experiment.objective.kind](**arguments)
 
 
 def build_propensity(experiment: Experiment, dataset: MultiLabelDataset) -> float | Tensor | None:
     """The chance that a true label is listed in a training document, as the objective says: one number, or (L,)."""
-    propensity = experiment.objective.propensity
+    propensity: float | Literal["jain"] | None = getattr(experiment.objective, "propensity", None)
     if propensity != "jain":
         return propensity
     listed = dataset.documents.labels[dataset.splits["train"]]

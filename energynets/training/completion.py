@@ -8,7 +8,7 @@ import numpy as np
 
 from energynets.data.dataset import SPLITS, Documents
 from energynets.data.reveal import RandomReveal, rest_of
-from energynets.metrics import TopScores
+from energynets.metrics import Decoder, TopScores
 from energynets.training.evaluate import Measures
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def sought(documents: Documents, reveal: RandomReveal | None) -> csr_array:
     return documents.labels if reveal is None else rest_of(documents.labels, reveal)
 
 
-def rest_metrics(measures: Measures, scores: TopScores, labels: csr_array, threshold: float) -> dict[str, float]:
+def rest_metrics(measures: Measures, scores: TopScores, labels: csr_array, decoder: Decoder) -> dict[str, float]:
     """Every metric of the rest, and `with_labels`, the share of documents that have any label there: none of P@1,
     f1_example and their like can be above it.
 
@@ -33,7 +33,7 @@ def rest_metrics(measures: Measures, scores: TopScores, labels: csr_array, thres
         measures: k's and propensities.
         scores: of the labels that were not shown.
         labels: those of them that are true.
-        threshold: on the scores.
+        decoder: what makes sets of the scores.
     """
-    found = measures.metrics(scores, labels, threshold)
+    found = measures.metrics(scores, labels, decoder)
     return found | {"with_labels": float((np.diff(labels.indptr) > 0).mean())}

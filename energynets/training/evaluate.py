@@ -1,18 +1,29 @@
-"""Metrics of a model on a split, at one threshold."""
+"""Metrics of a model on a split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from torch import nn
 
 from energynets.data.dataset import MultiLabelDataset
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import TopScores, choose_threshold, evaluate_scores, inverse_propensity
+from energynets.metrics import (
+    DECODERS,
+    Decoder,
+    ExpectedF1,
+    GlobalThreshold,
+    TopScores,
+    choose_threshold,
+    document_values,
+    evaluate_scores,
+    inverse_propensity,
+)
 from energynets.training.score import OnBatch, OnInference, score
 
 if TYPE_CHECKING:
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
 _AT_THRESHOLD = ("f1_example", "f1_micro", "f1_macro", "hamming_loss", "subset_accuracy")
 _RANKED = ("precision", "ndcg", "psp", "psndcg")
 FIXED_THRESHOLD = 0.5
+OnScores = Callable[[TopScores, csr_array], object]
 
 
 def metric_names(ks: Sequence[int]) -> list[str]:
@@ -42,19 +54,35 @@ def check_monitor(monitor: str, ks: Sequence[int]) -> None:
         raise ConfigError(f"training.monitor: unknown metric {monitor!r}{nearest(monitor, names)}")
 
 
+def scores_kept(labels: int, top: int | None, ks: Sequence[int]) -> int:
+    """k of the scores kept: `top`, by default all up to 1,024 labels and else 256, and what the metrics need."""
+    top = top if top is not None else (labels if labels <= 1024 else 256)
+    return min(labels, max([top, *(k for k in ks if k <= labels)]))
+
+
+def check_decoding(decoding: str) -> str:
+    """The same name, or ConfigError."""
+    if decoding not in DECODERS:
+        raise ConfigError(f"decoding: unknown decoder {decoding!r}{nearest(decoding, DECODERS)}")
+    return decoding
+
+
 @dataclass(frozen=True)
 class Measures:
-    """How scores of one data set become metrics: k's, propensities of the training labels, the threshold's rule."""
+    """How scores of one data set become metrics: k's, propensities of the training labels, rule and decoder."""
 
     ks: tuple[int, ...]
     propensity_L: np.ndarray
     top: int
     rule: str = "f1_example"
+    decoding: str = "global"
 
     @classmethod
     def of(cls, settings: Evaluation, dataset: MultiLabelDataset) -> Measures:
         """From the configuration and the training labels."""
-        return cls.make(dataset, settings.ks, settings.propensity, settings.top, settings.threshold_rule)
+        return cls.make(
+            dataset, settings.ks, settings.propensity, settings.top, settings.threshold_rule, settings.decoding
+        )
 
     @classmethod
     def make(
@@ -64,20 +92,36 @@ class Measures:
         propensity: tuple[float, float],
         top: int | None,
         rule: str = "f1_example",
+        decoding: str = "global",
     ) -> Measures:
         labels = dataset.num_labels
-        top = top if top is not None else (labels if labels <= 1024 else 256)
         ks = tuple(k for k in ks if k <= labels) or (1,)
         training = dataset.documents.labels[dataset.splits["train"]]
-        return cls(ks, inverse_propensity(training, *propensity), min(labels, max(top, *ks)), rule)
+        return cls(
+            ks, inverse_propensity(training, *propensity), scores_kept(labels, top, ks), rule, check_decoding(decoding)
+        )
 
     def threshold(self, scores: TopScores, labels: Any) -> float:
         """The one global threshold that the rule picks on these documents."""
         return float(choose_threshold(scores, labels, rule=self.rule))
 
-    def metrics(self, scores: TopScores, labels: Any, threshold: float) -> dict[str, float]:
+    def decoder(self, scores: TopScores, labels: Any) -> Decoder:
+        """What makes sets of scores, chosen on these documents."""
+        return DECODERS[self.decoding].fit(scores, labels)
+
+    def unchosen(self) -> Decoder:
+        """What makes sets of scores where there are no documents to choose on."""
+        if self.decoding == ExpectedF1.kind:
+            return ExpectedF1()
+        return GlobalThreshold(FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}")
+
+    def metrics(self, scores: TopScores, labels: Any, threshold: float | Decoder) -> dict[str, float]:
         """Every metric of `metric_names`, and `shortlist_recall` of a model with a shortlist."""
         return evaluate_scores(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
+
+    def documents(self, scores: TopScores, labels: Any, threshold: float | Decoder) -> dict[str, np.ndarray]:
+        """Document by document, those metrics that are means over documents."""
+        return document_values(scores, labels, threshold=threshold, inverse_propensity=self.propensity_L, ks=self.ks)
 
 
 def evaluate(
@@ -86,6 +130,7 @@ def evaluate(
     *,
     split: str = "test",
     threshold: float | None = None,
+    decoding: str | None = None,
     ks: Sequence[int] = (1, 3, 5),
     propensity: tuple[float, float] = (0.55, 1.5),
     top: int | None = None,
@@ -94,6 +139,7 @@ def evaluate(
     loss: str = "bce",
     on_batch: OnBatch | None = None,
     on_inference: OnInference | None = None,
+    on_scores: OnScores | None = None,
     observed: float | None = None,
 ) -> dict[str, float]:
     """Metrics of a run or a model on one split.
@@ -104,8 +150,10 @@ def evaluate(
         dataset: for a model: data prepared for it, with a training split (propensities come from its labels).
             For a run: raw data other than the run's own, prepared here.
         split: train, validation or test.
-        threshold: in [0, 1]; None takes the run's, or for a model the one that maximises f1_example on its validation
-            split, or 0.5 where there is none.
+        threshold: in [0, 1]; None decodes.
+        decoding: what makes sets of scores (global, per_label or expected_f1), chosen on the validation split; None is
+            the run's own as it was chosen, or for a model global. Without validation documents the threshold is 0.5,
+            and expected_f1 takes the scores as they are.
         ks: of P@k, nDCG@k, PSP@k, PSnDCG@k (a model's; a run has its own).
         propensity: (a, b) of the propensity model (a model's; a run has its own).
         top: scores kept of each document; None is all up to 1,024 labels, else 256 (a model's; a run has its own).
@@ -115,7 +163,8 @@ def evaluate(
         on_batch: called with (documents done, N).
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
         observed: fraction of each document's labels that the model is shown, true and false ones, in [0, 1); the rest
-            alone is measured, at a threshold chosen on the rest of validation.
+            alone is measured, with a decoder chosen on the rest of validation.
+        on_scores: called with the scores and labels that are measured, e.g. for their `metrics.calibration`.
 
     Returns:
         metric -> value, fractions in [0, 1] (see `metric_names`); `shortlist_recall` of a model with a shortlist;
@@ -138,19 +187,27 @@ def evaluate(
         run = model
         dataset = run.prepare(dataset) if dataset is not None else run.dataset()
         measures = Measures.of(run.experiment.evaluation, dataset)
-        threshold = run.threshold_at(observed) if threshold is None else threshold
         loss, model = run.loss, run.model
+        decoder = run.decoder_at(observed) if decoding is None else None
+        if decoding is not None:
+            measures = replace(measures, decoding=check_decoding(decoding))
     else:
         if dataset is None:
             raise ConfigError("evaluate: a model needs a data set; only a run knows its own")
-        measures = Measures.make(dataset, ks, propensity, top)
+        measures = Measures.make(dataset, ks, propensity, top, decoding=decoding or "global")
+        decoder = None
     scoring: dict[str, Any] = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
     documents = dataset.split(split)
-    if threshold is None and len(dataset.splits.get("validation", ())):
-        validation, reveal = dataset.split("validation"), shown(observed, "validation")
-        threshold = measures.threshold(score(model, validation, **scoring, reveal=reveal), sought(validation, reveal))
-    threshold, reveal = FIXED_THRESHOLD if threshold is None else threshold, shown(observed, split)
+    labels, reveal = sought(documents, shown(observed, split)), shown(observed, split)
+    if threshold is not None:
+        decoder = GlobalThreshold(threshold, "given")
+    if decoder is None and len(dataset.splits.get("validation", ())):
+        validation, told = dataset.split("validation"), shown(observed, "validation")
+        decoder = measures.decoder(score(model, validation, **scoring, reveal=told), sought(validation, told))
+    decoder = decoder or measures.unchosen()
     scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference, reveal=reveal)
+    if on_scores is not None:
+        on_scores(scores, labels)
     if observed is None:
-        return measures.metrics(scores, documents.labels, threshold)
-    return rest_metrics(measures, scores, sought(documents, reveal), threshold)
+        return measures.metrics(scores, labels, decoder)
+    return rest_metrics(measures, scores, labels, decoder)

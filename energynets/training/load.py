@@ -1,4 +1,4 @@
-"""A finished run, read back: its model, its preparation, its threshold."""
+"""A finished run, read back: its model, its preparation, its decoder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from energynets.data.dataset import Documents, Inputs, MultiLabelDataset, TextDo
 from energynets.data.prepare import Preparation
 from energynets.data.reveal import GivenReveal
 from energynets.errors import CheckpointError, DataError, ShapeError
-from energynets.metrics import TopScores
+from energynets.metrics import DECODERS, Decoder, PerLabel, TopScores
 from energynets.training.build import BuiltData, Sizes, build_dataset, build_model, prepared_documents
 from energynets.training.checkpoint import load_weights, read_file
+from energynets.training.evaluate import scores_kept
 from energynets.training.machine import resolve_device
 from energynets.training.run import RunFolder, RunResult
 from energynets.training.score import OnInference, score
@@ -38,6 +39,7 @@ class TrainedRun:
         preparation: raw inputs -> the model's inputs.
         label_names: L names, or None.
         result: its row.
+        decoder: what makes sets of scores, chosen on validation.
     """
 
     folder: Path
@@ -46,18 +48,29 @@ class TrainedRun:
     preparation: Preparation
     label_names: tuple[str, ...] | None
     result: RunResult
+    decoder: Decoder
 
     @property
-    def threshold(self) -> float:
-        """The threshold chosen on validation."""
-        return float(self.result.threshold["value"])
+    def threshold(self) -> float | None:
+        """The global threshold chosen on validation; None where the decoder has none."""
+        value = self.result.threshold["value"]
+        return None if value is None else float(value)
 
-    def threshold_at(self, fraction: float | None) -> float | None:
-        """The one chosen with this fraction of the labels shown; None where the run did not measure that."""
+    @property
+    def kept(self) -> int:
+        """Scores of each document that the decoder has before it."""
+        labels, settings = int(self.result.data["labels"]), self.experiment.evaluation
+        return scores_kept(labels, settings.top, settings.ks)
+
+    def decoder_at(self, fraction: float | None) -> Decoder | None:
+        """The decoder chosen with this fraction of the labels shown; None where the run did not measure that, or has
+        thresholds of each label, which it keeps where nothing is shown alone."""
         if fraction is None:
-            return self.threshold
-        found = (self.result.observed or {}).get(f"{fraction:g}")
-        return None if found is None else float(found["threshold"])
+            return self.decoder
+        row = (self.result.observed or {}).get(f"{fraction:g}", {}).get("threshold")
+        if row is None or row["decoding"] == PerLabel.kind:
+            return None
+        return DECODERS[row["decoding"]].restore(row, {})
 
     @property
     def loss(self) -> str:
@@ -117,7 +130,8 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedRun:
         model = build_model(experiment, Sizes(**saved.state["sizes"]))
         load_weights(model, saved.tensors, str(paths.model))
         model = model.to(resolve_device(device)).eval()
-    return TrainedRun(paths.folder, experiment, model, preparation, paths.read_label_names(), result)
+    decoder = paths.read_decoder(result)
+    return TrainedRun(paths.folder, experiment, model, preparation, paths.read_label_names(), result, decoder)
 
 
 def predict(
@@ -140,9 +154,8 @@ def predict(
         observed: (N, L) CSR, 1 where a label is known to be true, -1 where it is known to be false, and nothing else.
 
     Returns:
-        TopScores with indices (N, top) and values (N, top); `run.label_name` names them, and those above
-        `run.threshold` are the run's predicted set. Where fewer labels are unknown than `top`, the others follow at
-        `NOT_RANKED`.
+        TopScores with indices (N, top) and values (N, top); `run.label_name` names them. `run.decoder` makes sets of
+        `run.kept` of them. Where fewer labels are unknown than `top`, the others follow at `NOT_RANKED`.
 
     Raises:
         ShapeError: `observed` is not (N, L).

@@ -102,6 +102,7 @@ class Loop:
         self.best: dict[str, Tensor] | None = None
         self._resumed: Checkpoint | None = None
         self._clock = time.perf_counter()
+        self.share = 1.0  # of the time that passes, where several models train at once
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -137,15 +138,24 @@ class Loop:
             with self._saving_on_stop(optimizer):
                 if not at.entered:
                     self._enter(current)
-                while at.epoch < stage.epochs and not (stage.patience and at.stale >= stage.patience):
+                while self._goes_on(stage):
                     self._run_epoch(current)
                     self._save(optimizer)
+        self._leave(stage)
+        self._save(None)
+
+    def _leave(self, stage: Stage) -> None:
+        """The model has the weights that the stage keeps; the next one comes."""
         if self.best is not None:
             self.model.load_state_dict(self.best)
         self._tick()
-        at.end_stage(stage.name)
+        self.position.end_stage(stage.name)
         self.best = None
-        self._save(None)
+
+    def _goes_on(self, stage: Stage) -> bool:
+        """Whether the stage has another epoch."""
+        at = self.position
+        return at.epoch < stage.epochs and not (stage.patience and at.stale >= stage.patience)
 
     def _enter(self, current: _Current) -> None:
         """The entry is epoch 0: a stage that never gains on it gives back the weights it was given."""
@@ -160,19 +170,10 @@ class Loop:
     def _run_epoch(self, current: _Current) -> None:
         at = self.position
         training = self.experiment.training
-        window = training.length_window if current.train_features is None else 1  # cached features have no padding
-        order = training_order(self.train, training.batch_size, window, self.experiment.seed, at.order)
         current.view.train()
         if "features" not in current.stage.trains:
             self.model.features.eval()  # as a cache has them
-        reveal = None
-        if training.reveal is not None:
-            low, high = training.reveal.low, training.reveal.high
-            reveal = RandomReveal.training(low, high, self.experiment.seed, at.order)
-        features = current.train_features
-        for batch in batches(
-            self.train, training.batch_size, order=order, start=at.step, features=features, reveal=reveal
-        ):
+        for batch in self._batches(current):
             began = time.perf_counter()
             self._step(current, batch)
             at.step_seconds += time.perf_counter() - began
@@ -180,6 +181,22 @@ class Loop:
             if training.checkpoint_every and at.steps % training.checkpoint_every == 0:
                 self._save(current.optimizer)
             self._stop_if_asked()
+        self._end_epoch(current)
+
+    def _batches(self, current: _Current) -> Iterator[Batch]:
+        """What is left of the current epoch."""
+        at, training = self.position, self.experiment.training
+        window = training.length_window if current.train_features is None else 1  # cached features have no padding
+        order = training_order(self.train, training.batch_size, window, self.experiment.seed, at.order)
+        reveal = None
+        if training.reveal is not None:
+            low, high = training.reveal.low, training.reveal.high
+            reveal = RandomReveal.training(low, high, self.experiment.seed, at.order)
+        features = current.train_features
+        return batches(self.train, training.batch_size, order=order, start=at.step, features=features, reveal=reveal)
+
+    def _end_epoch(self, current: _Current) -> None:
+        at, training = self.position, self.experiment.training
         epoch = at.epoch + 1
         metrics: dict[str, float] = {}
         if self.validator.documents is not None and (
@@ -193,20 +210,26 @@ class Loop:
         self._record(current.stage, metrics, loss)
 
     def _step(self, current: _Current, batch: Batch) -> None:
-        at, settings = self.position, current.stage.optimizer
-        total = current.stage.epochs * self.batches
-        factor = schedule_factor(settings.schedule, at.epoch * self.batches + at.step, total)
-        current.optimizer.set_factor(factor)
+        current.optimizer.set_factor(self._rate_factor(current.stage))
         assert current.update is not None
         try:
             numbers = current.update.gradients(batch.to(self.device))
         except NothingToTrainError as error:
             raise ConfigError(f"stage {current.stage.name!r}: {error} ({', '.join(current.stage.trains)})") from None
         # One transfer for both: on CUDA each waits for the device.
-        loss_value, norm_value = numbers.tolist()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise TrainingError(self._diverged(current.stage, batch, loss_value, norm_value))
+        self._count(current.stage, batch, *numbers.tolist())
         current.update.apply()
+
+    def _rate_factor(self, stage: Stage) -> float:
+        """Of the learning rate, at this step."""
+        at, total = self.position, stage.epochs * self.batches
+        return schedule_factor(stage.optimizer.schedule, at.epoch * self.batches + at.step, total)
+
+    def _count(self, stage: Stage, batch: Batch, loss_value: float, norm_value: float) -> None:
+        """A step whose gradients are there, unless they are not finite."""
+        at = self.position
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise TrainingError(self._diverged(stage, batch, loss_value, norm_value))
         at.step += 1
         at.steps += 1
         at.examples += len(batch)
@@ -389,7 +412,7 @@ class Loop:
         """Add the time since the last tick, and look at the peak memory."""
         synchronize(self.device)
         now = time.perf_counter()
-        at, passed = self.position, now - self._clock
+        at, passed = self.position, (now - self._clock) * self.share
         self._clock, at.seconds, at.stage_seconds = now, at.seconds + passed, at.stage_seconds + passed
         at.peak_memory = max(at.peak_memory, peak_memory(self.device))
         at.peak_host_memory = max(at.peak_host_memory, peak_host_memory())

@@ -1,9 +1,10 @@
 """The run folder: what a run writes, and reading it back.
 
-    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  checkpoints/  preparation/
+    runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  documents.npz  diagnostics.json
+                  checkpoints/  preparation/  decoder.safetensors, where labels have thresholds of their own
 
 While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone
-(for a baseline, the folder `baseline/`).
+(for a baseline, the folder `baseline/`). `diagnostics.json` is of energy networks alone.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
 from energynets.errors import CheckpointError, ConfigError, NotWrittenError
+from energynets.metrics import DECODERS, Decoder, GlobalThreshold
 from energynets.parallel.whole import take_part
 from energynets.training.checkpoint import Checkpoint, CheckpointFolder, write_file
-from energynets.training.files import TEMPORARY, write_json, write_text
+from energynets.training.files import TEMPORARY, write_atomically, write_json, write_text
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -43,7 +50,8 @@ class RunResult:
         config_hash: equal for equal settings, whatever the seed, name or device.
         data: the data fingerprint; rows are comparable where its `sha256` agree.
         metrics: split ("validation", "test") -> metric -> value, fractions in [0, 1].
-        threshold: {"value": float, "rule": str}.
+        threshold: what makes sets of scores: {"value": float, None where there is no one threshold; "rule": how it was
+            chosen, "decoding": global, per_label or expected_f1, and its settings}; see `metrics.decoding`.
         train_seconds: wall time of fitting, validation and feature caching included, over all resumptions.
         examples_per_second: training documents (counted once an epoch) over the time of the optimiser steps alone.
         peak_memory_bytes: of the device that trained: resident on a CPU, allocated on CUDA.
@@ -57,8 +65,10 @@ class RunResult:
         device: that it trained on.
         trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
             "non_finite"} over the first validation documents; None with labels in chunks or a shortlist.
-        observed: fraction of labels shown, as text -> {"threshold": float, split: metric -> value of the rest}; none
-            where `evaluation.observed` names no fraction.
+        calibration: {"split": "test", "ece", "ece_equal_mass", "brier", "pairs", "kept", "bins": [{"low", "high",
+            "count", "confidence", "frequency"}]}, see `metrics.Calibration`; none where there are no test documents.
+        observed: fraction of labels shown, as text -> {"threshold": as the run's own, split: metric -> value of the
+            rest}; none where `evaluation.observed` names no fraction.
         padded_share: share of the token places of the first epoch's batches that is padding; none for tables.
     """
 
@@ -82,12 +92,13 @@ class RunResult:
     device: str = "cpu"
     trace: Mapping[str, Any] | None = field(default=None)
     padded_share: float | None = None
+    calibration: Mapping[str, Any] | None = None
     observed: Mapping[str, Mapping[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As result.json: plain values, without `trace`, `padded_share` and `observed` where there is none."""
+        """As result.json: plain values, without what there is none of."""
         row = asdict(self)
-        for key in ("trace", "padded_share", "observed"):
+        for key in ("trace", "padded_share", "calibration", "observed"):
             if row[key] is None:
                 del row[key]
         return row
@@ -121,11 +132,14 @@ class RunFolder:
         self.environment = self.folder / "environment.json"
         self.metrics = self.folder / "metrics.jsonl"
         self.result = self.folder / "result.json"
+        self.diagnostics = self.folder / "diagnostics.json"
+        self.documents = self.folder / "documents.npz"
         self.preparation = self.folder / "preparation"
         self.label_names = self.folder / "preparation" / "label_names.json"
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", writes=writes)
         self.model = self.checkpoints.folder / "model.safetensors"
         self.baseline = self.checkpoints.folder / "baseline"
+        self.decoder = self.folder / "decoder.safetensors"
         self.cache = self.folder / "cache"
 
     # ------------------------------------------------------------------------------------------------ opening
@@ -249,8 +263,29 @@ class RunFolder:
         else:
             take_part(checkpoint.tensors)
 
-    def finish(self, result: RunResult) -> None:
-        """Write result.json, then drop what only resuming needed."""
+    def save_diagnostics(self, diagnostics: Mapping[str, Any] | None) -> None:
+        """What an energy has learned; nothing where there is no energy."""
+        if self.writes and diagnostics is not None:
+            write_json(self.diagnostics, plain(diagnostics))
+
+    def save_documents(self, values: Mapping[str, np.ndarray]) -> None:
+        """Metrics of the test split document by document, in the split's order: what a paired test compares.
+
+        Args:
+            values: metric -> (N,) float32.
+        """
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez_compressed(file, **values)  # type: ignore[arg-type]
+
+        write_atomically(self.documents, write)
+
+    def finish(self, result: RunResult, decoder: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write what the decoder knows of each label, where there is any, and result.json, then drop what only resuming
+        needed."""
+        if decoder:
+            write_atomically(self.decoder, lambda path: save_file(dict(decoder), path))
         write_json(self.result, plain(result.to_dict()))
         self.checkpoints.clear()
         shutil.rmtree(self.cache, ignore_errors=True)
@@ -271,6 +306,50 @@ class RunFolder:
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{self.result}: not what a run writes ({error})") from None
+
+    def read_documents(self) -> dict[str, np.ndarray]:
+        """What `save_documents` wrote; empty where there is none: no test split, or a run of an earlier version.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            with self.documents.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{self.documents}: not what a run writes ({error})") from None
+
+    def read_diagnostics(self) -> dict[str, Any]:
+        """What `save_diagnostics` wrote; empty where there is none: no energy, or a run of an earlier version.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            found = json.loads(self.diagnostics.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CheckpointError(f"{self.diagnostics}: not what a run writes ({error})") from None
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{self.diagnostics}: not what a run writes (expected an object)")
+        return found
+
+    def read_decoder(self, result: RunResult) -> Decoder:
+        """What made the run's sets of labels.
+
+        Raises:
+            CheckpointError: unknown, or its file is missing or damaged.
+        """
+        row = result.threshold
+        kind = str(row.get("decoding", GlobalThreshold.kind))  # results of earlier versions know one alone
+        try:
+            arrays = load_file(self.decoder) if self.decoder.exists() else {}
+            return DECODERS[kind].restore(row, arrays)
+        except (KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"{self.decoder}: not the {kind} decoder of {self.result} ({error})") from None
 
     def read_label_names(self) -> tuple[str, ...] | None:
         """Names of the labels, where the data has any."""

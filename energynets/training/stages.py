@@ -82,8 +82,8 @@ class Position:
 
 
 def stage_view(model: Any, trains: Sequence[str]) -> Any:
-    """The model that a stage trains: where it does not train the energy, the energy network's own classifier."""
-    if "energy" in trains or not hasattr(model, "as_classifier"):
+    """The model that a stage trains: the energy network's own classifier, where it trains nothing but that."""
+    if "energy" in trains or "inference" in trains or not hasattr(model, "as_classifier"):
         return model
     return model.as_classifier()
 

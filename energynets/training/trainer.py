@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,7 @@ from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.data.reveal import RandomReveal
 from energynets.errors import DataError
-from energynets.metrics import TopScores, truncated
-from energynets.objectives import OBJECTIVES
+from energynets.metrics import Decoder, TopScores, calibration
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
 from energynets.training.build import (
@@ -27,6 +26,7 @@ from energynets.training.build import (
     Sizes,
     build_dataset,
     build_model,
+    build_objective,
     build_propensity,
     build_vectors,
     kind_label,
@@ -34,7 +34,8 @@ from energynets.training.build import (
 )
 from energynets.training.checkpoint import Checkpoint
 from energynets.training.completion import rest_metrics, shown, sought
-from energynets.training.evaluate import FIXED_THRESHOLD, Measures, check_monitor
+from energynets.training.diagnostics import TRACED, Diagnostics, diagnose
+from energynets.training.evaluate import Measures, check_monitor
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, stop_message
 from energynets.training.machine import (
@@ -52,8 +53,6 @@ from energynets.training.stages import Position
 if TYPE_CHECKING:
     from energynets.config import Experiment
 
-# Documents of validation whose inference is recorded step by step.
-TRACED = 256
 TRACED_NUMBERS = 1 << 22  # of one (B, L) tensor
 
 
@@ -176,8 +175,8 @@ class _Session:
     def train(self, model: Any, *, built: bool) -> RunResult:
         if not self._has("validation"):
             self.progress.note(
-                "no validation documents: every stage runs all its epochs and keeps its last weights, and the "
-                f"threshold is {FIXED_THRESHOLD}"
+                "no validation documents: every stage runs all its epochs and keeps its last weights, and sets of "
+                f"labels come from: {self.measures.unchosen().rule}"
             )
         if not isinstance(model, nn.Module):
             position = self._fit_baseline(model)
@@ -191,11 +190,10 @@ class _Session:
         self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
         return self._finish(model, position, parameters)
 
-    def _fit_network(self, model: nn.Module) -> Position:
-        settings = self.experiment.objective
-        propensity = build_propensity(self.experiment, self.dataset)
-        objective = OBJECTIVES[settings.kind](settings.loss, steps=settings.steps, propensity=propensity)
-        loop = Loop(
+    def loop(self, model: nn.Module) -> Loop:
+        """What trains a model that is on its device."""
+        objective = build_objective(self.experiment, build_propensity(self.experiment, self.dataset))
+        return Loop(
             model,
             objective,
             self.experiment,
@@ -206,6 +204,9 @@ class _Session:
             progress=self.progress,
             mesh=self.mesh,
         )
+
+    def _fit_network(self, model: nn.Module) -> Position:
+        loop = self.loop(model)
         self.mesh.first_says(None)  # which has swept up what a killed process left
         checkpoint = self.run.checkpoints.latest()
         if checkpoint is None:
@@ -227,25 +228,27 @@ class _Session:
 
     def _finish(self, model: Any, position: Position, parameters: int) -> RunResult:
         """Threshold from validation, metrics of validation and test, the row."""
-        threshold, rule = FIXED_THRESHOLD, f"fixed {FIXED_THRESHOLD}"
+        decoder = self.measures.unchosen()
         metrics: dict[str, dict[str, float]] = {}
+        reliability: dict[str, Any] | None = None
         seconds: list[float] = []
         if self._has("validation"):
             validation, scores = self._score(model, "validation", seconds)
             if scores is not None:
-                threshold = self.measures.threshold(scores, validation.labels)
-                metrics["validation"] = self.measures.metrics(scores, validation.labels, threshold)
-            rule = f"{self.measures.rule} on validation"
+                decoder = self.measures.decoder(scores, validation.labels)
+                metrics["validation"] = self.measures.metrics(scores, validation.labels, decoder)
         if self._has("test"):
             seconds.clear()
             test, scores = self._score(model, "test", seconds)
             if scores is not None:
-                metrics["test"] = self.measures.metrics(scores, test.labels, threshold)
-            if scores is not None and (cut := truncated(scores, threshold)):
-                self.progress.note(
-                    f"{cut} test documents may have labels above the threshold beyond the {scores.k} scores kept of "
-                    "each: raise evaluation.top"
-                )
+                metrics["test"] = self.measures.metrics(scores, test.labels, decoder)
+                reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
+                self.run.save_documents(self.measures.documents(scores, test.labels, decoder))
+                if missed := decoder.missed(scores):
+                    self.progress.note(
+                        f"{missed} test documents may have labels to predict beyond the {scores.k} scores kept of "
+                        "each: raise evaluation.top"
+                    )
         observed = {
             f"{fraction:g}": self._observed(model, fraction) for fraction in self.experiment.evaluation.observed
         }
@@ -260,7 +263,7 @@ class _Session:
             config_hash=self.experiment.hash(),
             data=dataclasses.asdict(self.dataset.fingerprint),
             metrics=metrics,
-            threshold={"value": threshold, "rule": rule},
+            threshold=decoder.row(),
             train_seconds=position.seconds,
             examples_per_second=examples,
             peak_memory_bytes=position.peak_memory or peak_host_memory(),
@@ -274,26 +277,28 @@ class _Session:
             device=str(self.device) if isinstance(model, nn.Module) else "cpu",
             trace=trace,
             padded_share=self._padded_share(model),
+            calibration=reliability,
             observed=observed or None,
         )
-        self.run.finish(result)
+        self.run.save_diagnostics(self._diagnostics(model, decoder))
+        self.run.finish(result, decoder.arrays())
         return _said_by_first(self.mesh, self.run)
 
     def _has(self, split: str) -> bool:
         return len(self.dataset.splits.get(split, ())) > 0
 
     def _observed(self, model: Any, fraction: float) -> dict[str, Any]:
-        """Threshold and metrics of the rest where a fraction of the labels is shown."""
-        threshold, metrics = FIXED_THRESHOLD, {}
+        """Decoder and metrics of the rest where a fraction of the labels is shown."""
+        decoder, metrics = self.measures.unchosen(), {}
         for split in filter(self._has, ("validation", "test")):
             reveal = shown(fraction, split)
             documents, scores = self._score(model, split, [], reveal)
             if scores is not None:
                 labels = sought(documents, reveal)
                 if split == "validation":
-                    threshold = self.measures.threshold(scores, labels)
-                metrics[split] = rest_metrics(self.measures, scores, labels, threshold)
-        return {"threshold": threshold, **metrics}
+                    decoder = self.measures.decoder(scores, labels)
+                metrics[split] = rest_metrics(self.measures, scores, labels, decoder)
+        return {"threshold": decoder.row(), **metrics}
 
     def _score(
         self, model: Any, split: str, seconds: list[float], reveal: RandomReveal | None = None
@@ -320,6 +325,23 @@ class _Session:
             reveal=reveal,
         )
         return documents, self.mesh.collect(scores)
+
+    def _diagnostics(self, model: Any, decoder: Decoder) -> dict[str, Any] | None:
+        """What the energy has learned, for people; None where there is none."""
+        how = Diagnostics(
+            self.dataset,
+            self.data.raw.documents,
+            decoder.predict,
+            top=self.measures.top,
+            choose=self._choose,
+            loss=self.experiment.objective.loss,
+            batch_size=self.experiment.evaluation.batch_size,
+            device=self.device,
+        )
+        return diagnose(model, how, label_shards=self.mesh.labels)
+
+    def _choose(self, scores: TopScores, labels: Any) -> Callable[[TopScores], Any]:
+        return self.measures.decoder(scores, labels).predict
 
     def _padded_share(self, model: Any) -> float | None:
         """Of the batches of the first epoch."""

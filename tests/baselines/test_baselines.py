@@ -1,5 +1,7 @@
 """What every baseline keeps: shapes, range, batches, saving; and each one's own claim."""
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,11 +9,21 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from energynets.baselines import BASELINES, Baseline, LabelFrequency, LinearOneVsRest, NearestNeighbours, load_baseline
+from energynets.baselines import (
+    BASELINES,
+    Baseline,
+    LabelFrequency,
+    LabelTree,
+    LinearOneVsRest,
+    NearestNeighbours,
+    TargetEmbedding,
+    load_baseline,
+)
 from energynets.baselines import linear as linear_module
 from energynets.baselines import neighbours as neighbours_module
+from energynets.baselines.rows import UnitRows
 from energynets.data.dataset import Documents, TextDocuments, TokenSequences
-from energynets.errors import CheckpointError, ConfigError, DataError, ShapeError
+from energynets.errors import CheckpointError, ConfigError, DataError, MissingExtraError, ShapeError
 from energynets.metrics import TopScores
 
 NUM_LABELS = 7
@@ -41,7 +53,11 @@ FITTED: dict[str, Callable[[], Baseline]] = {
     "logistic": lambda: LinearOneVsRest("logistic", C=2.0),
     "hinge": lambda: LinearOneVsRest("hinge", C=0.5),
     "neighbours": lambda: NearestNeighbours(5),
+    "embedding": lambda: TargetEmbedding(5, num_neighbours=5),
 }
+if importlib.util.find_spec("napkinxc") is not None:
+    FITTED["tree"] = lambda: LabelTree(max_leaves=2)
+    FITTED["trees of margins"] = lambda: LabelTree("hinge", C=1.0, num_trees=2)
 INPUTS = {"counts": table, "real": lambda seed, n: table(seed, n, dense=True), "tokens": tokens}
 
 
@@ -86,13 +102,12 @@ def test_what_is_told_is_found(case: tuple[Baseline, Documents]) -> None:
     top = baseline.scores(test, NUM_LABELS)
     if isinstance(baseline, LabelFrequency):
         return
-    dense = np.zeros((30, NUM_LABELS))
-    np.put_along_axis(dense, top.indices.astype(int), top.values, axis=1)
+    found = dense(top)
     truth = test.labels.toarray() > 0
     for label in range(5):
-        assert dense[truth[:, label], label].mean() > dense[~truth[:, label], label].mean() + 0.1
-    assert dense[:, 5].max() < 0.05
-    assert dense[:, 6].min() > 0.95
+        assert found[truth[:, label], label].mean() > found[~truth[:, label], label].mean() + 0.1
+    assert found[:, 5].max() < 0.05
+    assert found[:, 6].min() > 0.95
 
 
 def test_progress_ends_at_the_total() -> None:
@@ -111,7 +126,9 @@ def test_errors(tmp_path: Path) -> None:
             make().scores(train, 3)
     narrow = Documents(csr_array(train.inputs[:, :4]), train.labels)
     text = Documents(TextDocuments(("a",) * 20), train.labels)
-    for make in (FITTED["logistic"], FITTED["neighbours"]):
+    for name, make in FITTED.items():
+        if name == "frequency":
+            continue
         with pytest.raises(ShapeError, match="fitted on 14 input columns, got 4"):
             make().fit(train).scores(narrow, 3)
         with pytest.raises(DataError, match="prepare it first"):
@@ -124,6 +141,14 @@ def test_errors(tmp_path: Path) -> None:
         NearestNeighbours(0)
     with pytest.raises(ConfigError, match="power"):
         NearestNeighbours(power=0.0)
+    with pytest.raises(ConfigError, match="num_dimensions must be >= 1"):
+        TargetEmbedding(0)
+    with pytest.raises(ConfigError, match="ridge must be > 0"):
+        TargetEmbedding(ridge=0.0)
+    with pytest.raises(ConfigError, match="did you mean 'hinge'"):
+        LabelTree("hinges")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="max_leaves must be >= 2"):
+        LabelTree(max_leaves=1)
 
 
 def test_what_is_no_baseline_is_not_loaded(tmp_path: Path) -> None:
@@ -147,7 +172,14 @@ def test_what_is_no_baseline_is_not_loaded(tmp_path: Path) -> None:
 
 
 def test_the_registry_has_the_names_of_the_configuration() -> None:
-    assert set(BASELINES) == {"linear", "neighbours", "label_frequency", "bayes_optimal"}
+    assert set(BASELINES) == {
+        "linear",
+        "neighbours",
+        "target_embedding",
+        "label_tree",
+        "label_frequency",
+        "bayes_optimal",
+    }
     assert all(baseline.kind == kind for kind, baseline in BASELINES.items())
 
 
@@ -207,21 +239,102 @@ def test_neighbours_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     train = Documents(csr_array(rows), labels)
     query = Documents(csr_array(np.array([[1, 0], [0, 0]], dtype=np.float32)), labels[:2])
 
-    def dense(num_neighbours: int, power: float) -> np.ndarray:
-        top = NearestNeighbours(num_neighbours, power=power).fit(train).scores(query, 3)
-        out = np.zeros((2, 3))
-        np.put_along_axis(out, top.indices.astype(int), top.values, axis=1)
-        return out
+    def scores(num_neighbours: int, power: float) -> np.ndarray:
+        return dense(NearestNeighbours(num_neighbours, power=power).fit(train).scores(query, 3))
 
     frequencies = [0.5, 0.75, 0.5]  # of a document similar to none
-    np.testing.assert_allclose(dense(2, 1.0), [[1 / 1.8, 0.8 / 1.8, 0], frequencies], rtol=1e-6)
-    np.testing.assert_allclose(dense(99, 1.0), [[1 / 2.4, 1.4 / 2.4, 0.6 / 2.4], frequencies], rtol=1e-6)
-    np.testing.assert_allclose(dense(3, 2.0), [[1 / 2, 1 / 2, 0.36 / 2], frequencies], rtol=1e-6)
+    np.testing.assert_allclose(scores(2, 1.0), [[1 / 1.8, 0.8 / 1.8, 0], frequencies], rtol=1e-6)
+    np.testing.assert_allclose(scores(99, 1.0), [[1 / 2.4, 1.4 / 2.4, 0.6 / 2.4], frequencies], rtol=1e-6)
+    np.testing.assert_allclose(scores(3, 2.0), [[1 / 2, 1 / 2, 0.36 / 2], frequencies], rtol=1e-6)
     monkeypatch.setattr(neighbours_module, "SIMILARITIES", 1)  # one document at a time
-    np.testing.assert_allclose(dense(3, 2.0), [[1 / 2, 1 / 2, 0.36 / 2], frequencies], rtol=1e-6)
+    np.testing.assert_allclose(scores(3, 2.0), [[1 / 2, 1 / 2, 0.36 / 2], frequencies], rtol=1e-6)
 
 
 def test_neighbours_weigh_counts_by_tfidf_and_other_tables_by_length() -> None:
-    assert NearestNeighbours().fit(table(0, 20)).tfidf is not None
-    assert NearestNeighbours().fit(tokens(0, 20)).tfidf is not None
-    assert NearestNeighbours().fit(table(0, 20, dense=True)).tfidf is None
+    assert UnitRows.fit(table(0, 20)).tfidf is not None
+    assert UnitRows.fit(tokens(0, 20)).tfidf is not None
+    assert UnitRows.fit(table(0, 20, dense=True)).tfidf is None
+
+
+def test_an_embedding_of_all_dimensions_is_ridge_regression_of_the_labels() -> None:
+    """V is then a rotation: cosines of embeddings are those of Y's own regression."""
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import Ridge
+
+    train, test = table(0, 80), table(1, 30)
+    reader = UnitRows.fit(train)
+    x, query = reader.apply(train.inputs).toarray(), reader.apply(test.inputs).toarray()
+    y = train.labels.toarray()
+    regression = Ridge(alpha=0.5, solver="cholesky").fit(x, y[:, y.any(axis=0)])
+    known, asked = (regression.predict(rows) for rows in (x, query))
+    known, asked = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (known, asked))
+    cosines = np.maximum(asked @ known.T, 0)
+    kept = np.argsort(-cosines, axis=1, kind="stable")[:, :9]
+    weights = np.take_along_axis(cosines, kept, axis=1) ** 3
+    expected = np.einsum("nk,nkl->nl", weights / weights.sum(axis=1, keepdims=True), y[kept])
+    model = TargetEmbedding(NUM_LABELS, 0.5, 9, 3.0).fit(train)
+    np.testing.assert_allclose(dense(model.scores(test, NUM_LABELS)), expected, atol=2e-3)
+
+
+def test_few_dimensions_are_the_largest_singular_ones() -> None:
+    train = table(0, 80)
+    y = train.labels.toarray().astype(float)
+    model = TargetEmbedding(2, ridge=1e-9).fit(table(0, 80))
+    reader = UnitRows.fit(train)
+    design = np.hstack([reader.apply(train.inputs).toarray(), np.ones((80, 1))])
+    fitted = design @ np.linalg.lstsq(design, y @ np.linalg.svd(y)[2][:2].T, rcond=None)[0]
+    fitted /= np.linalg.norm(fitted, axis=1, keepdims=True)
+    assert model.embedded is not None
+    assert model.embedded.shape == (80, 2)
+    np.testing.assert_allclose(model.embedded @ model.embedded.T, fitted @ fitted.T, atol=2e-2)
+
+
+def test_a_tree_of_one_level_is_one_vs_rest_below_any_label() -> None:
+    """P(y_l | x) = P(any | x) P(y_l | x, any): every document has label 6, so the first factor is about 1."""
+    pytest.importorskip("napkinxc")
+
+    def two_labels(seed: int, num_rows: int) -> Documents:
+        documents = table(seed, num_rows)
+        return Documents(documents.inputs, csr_array(documents.labels[:, [0, 6]]))
+
+    train, test = two_labels(0, 80), two_labels(1, 30)
+    tree = dense(LabelTree(C=1.0).fit(train).scores(test, 2))
+    reader = UnitRows.fit(train)
+    unit = [Documents(reader.apply(documents.inputs), documents.labels) for documents in (train, test)]
+    flat = dense(LinearOneVsRest(C=1.0).fit(unit[0]).scores(unit[1], 2))
+    np.testing.assert_allclose(tree[:, 0], flat[:, 0], atol=0.005)
+
+
+def test_trees_do_not_depend_on_threads() -> None:
+    pytest.importorskip("napkinxc")
+    train, test = table(0, 80), table(1, 30)
+    one, four = (LabelTree(max_leaves=2, num_trees=2, threads=threads).fit(train) for threads in (1, 4))
+    same(one.scores(test, 7), four.scores(test, 7))
+
+
+def test_a_tree_without_labels_scores_0() -> None:
+    pytest.importorskip("napkinxc")
+    train = table(0, 20)
+    bare = Documents(train.inputs, csr_array(train.labels.shape, dtype=np.float32))
+    top = LabelTree().fit(bare).scores(train, 3)
+    assert top.indices.tolist() == [[0, 1, 2]] * 20
+    assert not top.values.any()
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "make"), [("sklearn", "baselines", TargetEmbedding), ("napkinxc", "trees", LabelTree)]
+)
+def test_a_missing_library_is_named(
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str, make: type[Baseline]
+) -> None:
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf"energynets\[{extra}\]"):
+        make().fit(table(0, 20))
+
+
+def dense(top: TopScores) -> np.ndarray:
+    """(N, L) of complete scores."""
+    out = np.zeros((len(top), top.num_labels))
+    np.put_along_axis(out, top.indices.astype(int), top.values, axis=1)
+    return out

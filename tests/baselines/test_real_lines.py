@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from energynets.baselines import Baseline, LinearOneVsRest, NearestNeighbours
+from energynets.baselines import Baseline, LabelTree, LinearOneVsRest, NearestNeighbours, TargetEmbedding
 from energynets.data.load import load_dataset
 from energynets.data.prepare import Preparation
 from energynets.metrics import choose_threshold, evaluate_scores
@@ -19,6 +19,8 @@ pytestmark = [
 LINES = [
     ("bibtex", LinearOneVsRest("logistic", 0.5), 0.62, 0.44),
     ("bibtex", LinearOneVsRest("hinge", 0.03), 0.625, 0.445),
+    ("bibtex", TargetEmbedding(159), 0.635, 0.475),
+    ("bibtex", LabelTree(), 0.625, 0.445),
     ("reuters", LinearOneVsRest("hinge", 1.0), 0.935, 0.895),
     ("goemotions", LinearOneVsRest("hinge", 0.3), 0.59, 0.56),
     ("citeulike-t", NearestNeighbours(50), 0.63, 0.29),
@@ -27,6 +29,8 @@ LINES = [
 
 @pytest.mark.parametrize(("name", "baseline", "precision", "f1"), LINES)
 def test_line(name: str, baseline: Baseline, precision: float, f1: float) -> None:
+    if isinstance(baseline, LabelTree):
+        pytest.importorskip("napkinxc")
     dataset = load_dataset(name)
     dataset = Preparation.fit(dataset).prepare(dataset)
     kept = min(dataset.num_labels, 256)

@@ -115,6 +115,11 @@ def test_a_folder_with_runs_of_other_settings_is_refused_before_anything_runs(tm
             1,
             r"evaluation.ks \(1,\), not \(1, 3, 5\)",
         ),
+        (
+            [experiment("a"), experiment("b", "classifier", "evaluation.decoding=expected_f1")],
+            1,
+            "b is measured otherwise than a: evaluation.decoding expected_f1, not global",
+        ),
     ],
 )
 def test_what_cannot_be_compared(experiments: list[Experiment], seeds: Any, expected: str, tmp_path: Path) -> None:
@@ -171,7 +176,8 @@ def test_real_runs_in_processes_of_their_own(tmp_path: Path) -> None:
     assert "broken-seed0" in found.failures[0]
 
 
-def test_interrupted_comparison_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_interrupted_comparison_continues(tmp_path: Path, processes: int) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(experiment("long", "classifier", "training.stages.0.epochs=100000").to_yaml())
     command = [
@@ -181,19 +187,22 @@ def test_interrupted_comparison_continues(tmp_path: Path) -> None:
         "compare",
         str(path),
         "--seeds",
-        "1",
+        str(processes),
+        "--processes",
+        str(processes),
         "--folder",
         str(tmp_path / "c"),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        _interrupt_once_it_trains(process, tmp_path / "c" / "runs" / "long-seed0")
+        runs = [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in range(processes)]
+        _interrupt_once_they_train(process, runs)
 
 
-def _interrupt_once_it_trains(process: subprocess.Popen[str], run: Path) -> None:
-    metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+def _interrupt_once_they_train(process: subprocess.Popen[str], runs: list[Path]) -> None:
+    files = [run / "metrics.jsonl" for run in runs]
+    deadline = time.monotonic() + 100
     try:
-        while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size > 2000):
+        while time.monotonic() < deadline and not all(f.exists() and f.stat().st_size > 2000 for f in files):
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -201,4 +210,16 @@ def _interrupt_once_it_trains(process: subprocess.Popen[str], run: Path) -> None
         process.kill()
     assert process.returncode == 130
     assert "the same command continues where this one stopped" in errors
-    assert list((run / "checkpoints").glob("checkpoint-*.safetensors")), "the run saved itself"
+    for run in runs:
+        assert list((run / "checkpoints").glob("checkpoint-*.safetensors")), "the run saved itself"
+
+
+def test_the_reference_is_chosen_or_named(tmp_path: Path, faked: list[str]) -> None:
+    experiments = [experiment("cnn"), experiment("line", "linear")]
+    found = compare(experiments, seeds=2, folder=tmp_path / "c")
+    assert (found.reference, found.monitor) == ("cnn", "f1_example")
+    assert compare(experiments, seeds=2, folder=tmp_path / "c", reference="line").reference == "line"
+    ran = len(faked)
+    with pytest.raises(ConfigError, match=r"reference 'lime' is none of the rows \(did you mean 'line'"):
+        compare(experiments, seeds=5, folder=tmp_path / "c", reference="lime")
+    assert len(faked) == ran, "told before anything runs"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -13,10 +15,10 @@ import pytest
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent))
-from results import comparison, result
+from results import comparison, result, with_verdicts
 
 from energynets.compare.comparison import Row, Spread
-from energynets.compare.table import best, columns, print_table, to_csv, to_markdown
+from energynets.compare.table import print_table, to_csv, to_markdown
 
 
 def test_spread_is_mean_and_sample_deviation() -> None:
@@ -41,6 +43,13 @@ def test_markdown_has_mean_and_spread_and_says_how(tmp_path: Path) -> None:
     assert "F1 | F1 at 0.5" in text
 
 
+def test_the_caption_names_the_decoder(tmp_path: Path) -> None:
+    assert "F1 is f1_example under one global threshold for each run" in to_markdown(comparison(tmp_path))
+    expected = dataclasses.replace(comparison(tmp_path), decoding="expected_f1")
+    assert "F1 is f1_example under the set of labels with the largest expected f1_example" in to_markdown(expected)
+    assert expected.to_dict()["decoding"] == "expected_f1"
+
+
 def test_csv_is_unrounded_and_regular(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(comparison(tmp_path)))))
     spen = next(row for row in rows if row["model"] == "spen")
@@ -49,22 +58,32 @@ def test_csv_is_unrounded_and_regular(tmp_path: Path) -> None:
     assert (spen["seeds"], rows[0]["precision@1_std"]) == ("3", "")
 
 
-def test_best_is_of_learned_rows(tmp_path: Path) -> None:
-    found = comparison(tmp_path)
-    shown = columns(found)
-    assert [row.name for row in best(shown[0], found.rows)] == ["spen"]
-    assert best(shown[-1], found.rows) == []
+def test_only_what_is_significant_is_bold(tmp_path: Path) -> None:
+    three = comparison(tmp_path)
+    text = to_markdown(three)
+    assert "**" not in text
+    assert "▲" not in text
+    assert "Nothing is marked: a test takes 5 seeds or more" in text
+    assert "a permutation test over 3 seeds cannot go below p = 0.25" in text
+    ten = with_verdicts(tmp_path)
+    text = to_markdown(ten)
+    assert "| spen | **" in text
+    assert re.search(r"\| icnn \| 3\d\.\d\d ± \d\.\d\d ▼ \|", text)
+    assert re.search(r"\| twin \| \d\d\.\d\d ± \d\.\d\d \|", text)
+    assert "▲ is significantly better than linear, ▼ significantly worse: p < 0.05 after Holm" in text
+    assert "correction over 15 differences" in text
+    assert "over 10 seeds and 400 test documents" in text
+    assert "## Differences from linear" in text
 
 
-def test_best_are_all_that_print_the_same(tmp_path: Path) -> None:
-    def row(name: str, value: float) -> Row:
-        return Row(name, "linear", (result(name, value=value),))
-
-    shown = columns(comparison(tmp_path))
-    a, b, c = row("a", 0.5), row("b", 0.50001), row("c", 0.4)
-    assert best(shown[0], [c, a, b]) == [a, b]
-    assert best(shown[0], [a, b]) == [], "all alike"
-    assert best(shown[0], [a]) == []
+def test_marks_on_a_terminal(tmp_path: Path) -> None:
+    out = io.StringIO()
+    print_table(with_verdicts(tmp_path), Console(file=out, width=200))
+    rows = {line.split()[0]: line for line in out.getvalue().splitlines() if line.strip()}
+    assert "▲" in rows["spen"]
+    assert "▼" in rows["icnn"]
+    assert "▲" not in rows["twin"] + rows["linear"]
+    assert rows["spen"].index("▲") == rows["icnn"].index("▼"), "marks stand below one another"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

@@ -154,6 +154,7 @@ def test_energy_goes_down_and_the_trace_shows_it(solver):
     size = {"mirror": 0.3, "gradient": 1.0, "projected": 0.005}[solver]
     options = {"steps": 12, "step_size": size}
     result = infer(energy, context, solver=SOLVERS[solver](**options), trace=True)
+    torch.testing.assert_close(result.gradient_norm, result.trace.gradient_norms[-1])
     assert result.trace.energies.shape == result.trace.gradient_norms.shape == (13, 5)
     assert (result.trace.energies.diff(dim=0) <= 1e-9).all()
     torch.testing.assert_close(result.trace.energies[-1], energy(result.logits, context))

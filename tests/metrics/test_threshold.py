@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from energynets.errors import ConfigError, DataError
 from energynets.metrics import TopScores, choose_threshold, f1_example, predict_above, truncated
-from energynets.metrics import threshold as threshold_module
+from energynets.metrics import scores as scores_module
 
 
 def brute_force(scores: TopScores, labels: csr_array) -> float:
@@ -51,7 +51,7 @@ def test_how_many_documents_are_read_at_a_time_does_not_matter(case: tuple[TopSc
     scores, labels = case
     expected = choose_threshold(scores, labels)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(threshold_module, "_AT_ONCE", 1)
+        patched.setattr(scores_module, "_AT_ONCE", 1)
         assert choose_threshold(scores, labels) == expected
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from energynets.data.batches import Batch, SparseBatch
 from energynets.energies import ICNN, SPEN, Box, Simplex
 from energynets.errors import ConfigError
-from energynets.inference import MirrorDescent, Observed, general_path
+from energynets.inference import AmortizedStart, MirrorDescent, Observed, general_path
 from energynets.models import Classifier, EnergyNetwork
 from energynets.objectives import LOSSES, EndToEnd
+from energynets.objectives.end_to_end import move
 from energynets.objectives.missing import leave_out, propensity_bce
 
 OF_LABELS = list(LOSSES)
@@ -41,7 +42,8 @@ def test_a_loss_of_a_part_is_the_loss_of_rows_without_the_others(name: str, seed
     )
     free = logits.clone().requires_grad_()
     found = LOSSES[name](*leave_out(free, targets, mask, Box()), Box())
-    empty = int(mask.all(1).sum()) if name == "soft_f1" else 0  # whose loss is 1 where there is nothing to find
+    # The loss of F1 is 1 where there is nothing to find.
+    empty = int(mask.all(1).sum()) if name in ("soft_f1", "sample_f1") else 0
     torch.testing.assert_close(found * len(logits) - empty, torch.as_tensor(expected).double(), rtol=1e-12, atol=1e-12)
     (gradient,) = torch.autograd.grad(found, free)
     assert not gradient[mask].any()
@@ -156,6 +158,39 @@ def test_end_to_end_shows_what_is_revealed_and_learns_from_the_rest(steps: str, 
         parameters = list(model.parameters())
         for a, b in zip(*(torch.autograd.grad(value, parameters) for value in (found, expected)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("steps", ["last", "all"])
+def test_known_labels_cannot_move_and_have_no_penalty(steps: str) -> None:
+    torch.manual_seed(0)
+    batch = make_batch(1, True, True)
+    targets, mask = batch.labels.dense(torch.float64), batch.revealed
+    model = EnergyNetwork(Dense(), SPEN(3, 6, num_measurements=4), MirrorDescent(steps=2)).double()
+    found = EndToEnd(steps=steps, convergence_penalty=2.0)(model, batch) - EndToEnd(steps=steps)(model, batch)
+    logits = model(batch.inputs, Observed(targets, mask))
+    moved = move(model.energy, logits, model.begin(batch.inputs)[0])
+    assert moved[mask].abs().max() > 1e-3  # what would be counted
+    torch.testing.assert_close(found, 2 * moved[~mask].square().sum() / 4)
+
+
+def test_an_amortised_start_and_known_labels_go_together() -> None:
+    torch.manual_seed(0)
+    batch = make_batch(1, True, False)
+    observed = Observed(batch.labels.dense(torch.float64), batch.revealed)
+    energy = SPEN(3, 6, num_measurements=4)
+    with torch.no_grad():
+        energy.head.output *= 30  # so that the start is not forgotten
+    model = EnergyNetwork(Dense(), energy, MirrorDescent(steps=1), amortized=AmortizedStart(3, 6)).double()
+    torch.nn.init.normal_(next(reversed(list(model.amortized.parameters()))))
+    context, start = model.begin(batch.inputs, observed)
+    expected = model.solver.solve(energy, context, start, observed=observed)
+    blind_start = model.solver.solve(energy, context, observed=observed)
+    assert (expected - blind_start).abs().max() > 1e-3
+    *_, last = model.trajectory(batch.inputs, observed)
+    given = model.with_losses(batch.inputs, lambda _, z: z.sum(), observed)[0]
+    for logits in (model(batch.inputs, observed), last, given, model.infer(batch.inputs, observed).logits):
+        torch.testing.assert_close(logits, expected)
+        assert torch.equal(torch.sigmoid(logits)[observed.mask].round(), observed.values[observed.mask])
 
 
 def test_end_to_end_with_a_propensity_leaves_out_too() -> None:

@@ -24,7 +24,15 @@ from energynets.data.dataset import Documents
 from energynets.data.reveal import GivenReveal, RandomReveal, mask_of, rest_of
 from energynets.errors import ConfigError, DataError, ShapeError
 from energynets.inference import Observed
-from energynets.metrics import NOT_RANKED, TopScores, choose_threshold, evaluate_scores, predict_above
+from energynets.metrics import (
+    DECODERS,
+    NOT_RANKED,
+    ExpectedF1,
+    TopScores,
+    choose_threshold,
+    evaluate_scores,
+    predict_above,
+)
 from energynets.training import Interrupted, Progress, evaluate, load_run, predict, score, train
 
 ALL = ["features", "unary", "energy"]
@@ -110,6 +118,8 @@ def test_what_is_known_is_never_ranked_never_predicted_and_never_a_hit(case: Any
     true = rest_of(documents.labels, reveal)
     for threshold in (choose_threshold(scores, true), 0.0, 0.5):
         assert not (predict_above(scores, threshold).toarray() * out).any()
+    for decoder in (*(kind.fit(scores, true) for kind in DECODERS.values()), ExpectedF1()):
+        assert not (decoder.predict(scores).toarray() * out).any()
     # every metric is that of a problem without these labels
     rest = evaluate_scores(scores, true, threshold=0.4)
     if (~out).any():
@@ -198,7 +208,7 @@ def test_a_result_has_the_rest_of_both_splits_at_every_fraction(runs: dict[str, 
         for found in row["observed"].values():
             assert found.keys() == {"threshold", "validation", "test"}
         nothing, half = row["observed"]["0"], row["observed"]["0.5"]
-        assert nothing["threshold"] == row["threshold"]["value"]
+        assert nothing["threshold"] == row["threshold"]
         for split in ("validation", "test"):
             with_labels = nothing[split].pop("with_labels")
             assert nothing[split] == row["metrics"][split]
@@ -215,7 +225,7 @@ def test_evaluate_measures_what_the_run_did_and_other_fractions_too(runs: dict[s
     for split in ("validation", "test"):
         assert evaluate(run, data, split=split, observed=0.5) == row["observed"]["0.5"][split]
     other = evaluate(run, data, observed=0.25)
-    assert run.threshold_at(0.25) is None
+    assert run.decoder_at(0.25) is None
     reveal = RandomReveal.evaluation(0.25, 1)
     validation = run.prepare(data).split("validation")
     scores = score(run.model, validation, k=6, reveal=reveal)
@@ -223,6 +233,21 @@ def test_evaluate_measures_what_the_run_did_and_other_fractions_too(runs: dict[s
     assert evaluate(run, data, observed=0.25, threshold=threshold) == other
     with pytest.raises(ConfigError, match=r"expected a fraction of observed labels in \[0, 1\), got 1"):
         evaluate(run, data, observed=1.0)
+
+
+@pytest.mark.parametrize("decoding", DECODERS)
+def test_every_decoder_is_chosen_where_as_much_is_shown(decoding: str, tmp_path: Path) -> None:
+    run_toy(tmp_path / "run", experiment=completing(SPEN, decoding=decoding))
+    run, data = load_run(tmp_path / "run"), toy_data().raw
+    found = (run.result.observed or {})["0.5"]
+    assert found["threshold"]["decoding"] == decoding
+    assert (run.decoder_at(0.5) is None) == (decoding == "per_label")  # whose thresholds are chosen anew
+    for split in ("validation", "test"):
+        assert evaluate(run, data, split=split, observed=0.5) == found[split]
+        assert evaluate(run, data, split=split, observed=0.5, decoding=decoding) == found[split]
+    assert evaluate(run, data, observed=0.5, decoding="global") == evaluate(run, data, observed=0.5) or (
+        decoding != "global"
+    )
 
 
 def test_models_that_are_shown_labels_use_them(runs: dict[str, Path]) -> None:
@@ -378,6 +403,11 @@ def test_unknown_labels_of_training_are_learned_neither_way(tmp_path: Path) -> N
         ("objective={propensity: 0.5, loss: mse}", "objective.propensity: goes with loss bce alone, got mse"),
         ("objective={propensity: jane}", "objective.propensity"),
         ("objective={propensity: 1.5}", "objective.propensity"),
+        (
+            "objective={kind: contrastive}",
+            "training.reveal: goes with objective.kind end_to_end alone",
+        ),
+        ("objective={kind: contrastive, propensity: 0.5}", "objective.propensity: unknown key"),
     ],
 )
 def test_mistakes_are_named(override: str, expected: str) -> None:
@@ -442,13 +472,18 @@ def test_evaluate_and_predict_from_the_command_line(planted_run: Path, capsys: p
     result = json.loads((planted_run / "result.json").read_text())["observed"]["0.5"]
     assert main(["evaluate", str(planted_run), "--observed", "0.5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["metrics"], found["threshold"], found["observed"]) == (result["test"], result["threshold"], 0.5)
+    value = result["threshold"]["value"]
+    assert (found["metrics"], found["threshold"], found["observed"]) == (result["test"], value, 0.5)
+    assert found["decoding"] == "global"
+    assert 0 < found["calibration"]["pairs"] < 20 * 4
     assert main(["evaluate", str(planted_run), "--observed", "0.5", "--quiet"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"small on test, 50 % of the labels shown, threshold {result['threshold']:.4f}\n")
+    assert out.startswith(f"small on test, 50 % of the labels shown, threshold {value:.4f}\n")
     assert "with_labels" in out
     assert main(["evaluate", str(planted_run), "--observed", "0.3", "--quiet"]) == 0
-    assert "threshold the best on validation" in capsys.readouterr().out
+    assert ", 30 % of the labels shown, decoding global\n" in capsys.readouterr().out
+    assert main(["evaluate", str(planted_run), "--observed", "0.5", "--decoding", "per_label", "--quiet"]) == 0
+    assert ", 50 % of the labels shown, decoding per_label\n" in capsys.readouterr().out
 
     names = load_run(planted_run).label_names
     assert names is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from energynets.config import Experiment
 from energynets.data.batches import SparseBatch
 from energynets.data.dataset import Documents
 from energynets.errors import CheckpointError, ConfigError, DataError, InferenceError
-from energynets.metrics import TopScores
+from energynets.metrics import DECODERS, TopScores, calibration
 from energynets.training import Progress, RunResult, evaluate, load_run, metric_names, predict, score, train
 from energynets.training.machine import peak_host_memory, resolve_device
+from energynets.training.run import RunFolder
 from energynets.training.score import top_probabilities
 
 ONE = [stage("unary", "features", "unary", epochs=2)]
 ROW = {
     "name", "kind", "seed", "config_hash", "data", "metrics", "threshold", "train_seconds", "examples_per_second",
     "peak_memory_bytes", "peak_host_memory_bytes", "inference_ms_per_document", "parameters", "stages", "version",
-    "finished", "device", "preparation",
+    "finished", "device", "preparation", "calibration",
 }  # fmt: skip
 
 
@@ -39,7 +41,8 @@ def spen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_folder(spen: Path) -> None:
     assert {path.name for path in spen.iterdir()} == {
-        "config.yaml", "environment.json", "metrics.jsonl", "result.json", "checkpoints", "preparation",
+        "config.yaml", "environment.json", "metrics.jsonl", "result.json", "documents.npz", "diagnostics.json",
+        "checkpoints", "preparation",
     }  # fmt: skip
     assert Experiment.load(spen / "config.yaml").model.kind == "energy_network"
     environment = json.loads((spen / "environment.json").read_text())
@@ -72,6 +75,24 @@ def test_the_row(spen: Path) -> None:
     assert RunResult.from_dict(row).to_dict() == row
 
 
+def test_documents_are_what_the_row_is_the_mean_of(spen: Path) -> None:
+    metrics = json.loads((spen / "result.json").read_text())["metrics"]["test"]
+    values = RunFolder(spen).read_documents()
+    assert {"precision@1", "ndcg@5", "psp@5", "f1_example", "f1_example_at_0.5"} <= values.keys()
+    for name, value in values.items():
+        assert value.shape == (30,)
+        assert value.mean(dtype=np.float64) == pytest.approx(metrics[name], abs=1e-6), name
+
+
+def test_damaged_documents_are_told(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.read_documents() == {}
+    run.save_documents({"f1_example": np.ones(3, np.float32)})
+    run.documents.write_bytes(run.documents.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match=r"documents.npz: not what a run writes"):
+        run.read_documents()
+
+
 def test_the_trace_of_inference(spen: Path) -> None:
     trace = json.loads((spen / "result.json").read_text())["trace"]
     assert len(trace["energy"]) == len(trace["gradient_norm"]) == 4
@@ -94,6 +115,15 @@ def test_evaluate_a_run_gives_its_row(spen: Path) -> None:
         evaluate(spen, data, split="dev")
 
 
+def test_calibration_of_the_test_split_is_in_the_row(spen: Path) -> None:
+    row = json.loads((spen / "result.json").read_text())["calibration"]
+    found: list[Any] = []
+    evaluate(spen, toy_data().raw, on_scores=lambda scores, labels: found.append(calibration(scores, labels)))
+    assert row == {"split": "test", **json.loads(json.dumps(found[0].to_dict()))}
+    assert sum(entry["count"] for entry in row["bins"]) == row["pairs"] == 30 * 6
+    assert row["bins"][0].keys() == {"low", "high", "count", "confidence", "frequency"}
+
+
 def test_evaluate_a_model_chooses_its_threshold_on_validation(spen: Path) -> None:
     run = load_run(spen)
     dataset = run.prepare(toy_data().raw)
@@ -114,6 +144,63 @@ def test_predict(spen: Path) -> None:
     assert whole.indices.shape == (30, 6)
     np.testing.assert_array_equal(whole.indices[:, :2], top.indices)
     assert run.label_name(3) == "3"
+
+
+@pytest.mark.parametrize("kind", ["per_label", "expected_f1"])
+def test_the_runs_own_decoder(tmp_path: Path, spen: Path, kind: str) -> None:
+    experiment = toy_experiment(SPEN, stages=[*ONE, stage("energy", "energy", epochs=2)])
+    evaluation = experiment.evaluation.model_copy(update={"decoding": kind})
+    folder, data = tmp_path / "run", toy_data()
+    result = run_toy(folder, experiment=experiment.model_copy(update={"evaluation": evaluation}))
+    assert result.threshold["decoding"] == kind
+    assert (folder / "decoder.safetensors").exists() == (kind == "per_label")
+    run = load_run(folder)
+    found: list[TopScores] = []
+    for split in ("validation", "test"):
+        metrics = evaluate(run, data.raw, split=split, on_scores=lambda scores, labels: found.append(scores))
+        assert metrics == pytest.approx(result.metrics[split])
+    fitted = DECODERS[kind].fit(found[0], data.raw.split("validation").labels)
+    assert json.loads(json.dumps(fitted.row())) == json.loads((folder / "result.json").read_text())["threshold"]
+    np.testing.assert_array_equal(run.decoder.choose(found[1]), fitted.choose(found[1]))
+    assert type(run.decoder) is DECODERS[kind]
+    # A run of the same model under one threshold, decoded otherwise.
+    assert evaluate(spen, data.raw, decoding=kind) == pytest.approx(result.metrics["test"])
+    model = evaluate(run.model, run.prepare(data.raw), decoding=kind)
+    assert model == pytest.approx(result.metrics["test"])
+    with pytest.raises(ConfigError, match="did you mean 'per_label'"):
+        evaluate(spen, data.raw, decoding="per-label")
+
+
+def test_a_lost_or_unknown_decoder(tmp_path: Path) -> None:
+    experiment = toy_experiment(stages=ONE)
+    evaluation = experiment.evaluation.model_copy(update={"decoding": "per_label"})
+    folder = tmp_path / "run"
+    run_toy(folder, experiment=experiment.model_copy(update={"evaluation": evaluation}))
+    (folder / "decoder.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors: not the per_label decoder"):
+        load_run(folder)
+    (folder / "decoder.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors: not the per_label decoder"):
+        load_run(folder)
+
+
+def test_a_run_of_an_earlier_version_has_one_threshold(tmp_path: Path, spen: Path) -> None:
+    shutil.copytree(spen, tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    row = json.loads(path.read_text())
+    del row["threshold"]["decoding"], row["calibration"]
+    path.write_text(json.dumps(row))
+    assert load_run(tmp_path / "run").decoder == load_run(spen).decoder
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("per_label", "fixed 0.5"), ("expected_f1", "expected f1_example of each")])
+def test_decoders_without_validation(tmp_path: Path, kind: str, rule: str) -> None:
+    experiment = toy_experiment(stages=ONE)
+    evaluation = experiment.evaluation.model_copy(update={"decoding": kind})
+    experiment = experiment.model_copy(update={"evaluation": evaluation})
+    result = train(experiment, folder=tmp_path / "run", data=toy_data(validation=False))
+    assert result.threshold["rule"].startswith(rule)
+    assert evaluate(tmp_path / "run", toy_data(validation=False).raw) == pytest.approx(result.metrics["test"])
 
 
 def test_reading_what_is_no_finished_run(tmp_path: Path, spen: Path) -> None:
@@ -140,10 +227,10 @@ def test_label_names_are_kept(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ baselines
 
 
-@pytest.mark.parametrize("kind", ["label_frequency", "linear", "neighbours"])
+@pytest.mark.parametrize("kind", ["label_frequency", "linear", "neighbours", "target_embedding", "label_tree"])
 def test_baselines_go_the_same_way(tmp_path: Path, kind: str) -> None:
     if kind != "label_frequency":
-        pytest.importorskip("sklearn")
+        pytest.importorskip("napkinxc" if kind == "label_tree" else "sklearn")
     result = run_toy(tmp_path / "run", experiment=toy_experiment({"kind": kind}))
     row = json.loads((tmp_path / "run" / "result.json").read_text())
     assert row.keys() == ROW

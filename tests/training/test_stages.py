@@ -258,7 +258,7 @@ def test_without_validation_every_epoch_runs(tmp_path: Path) -> None:
     result = train(experiment, folder=tmp_path / "run", data=toy_data(validation=False), progress=Listen())
     assert result.stages[0]["epochs"] == result.stages[0]["best_epoch"] == 3
     assert result.stages[0]["best_value"] is None
-    assert result.threshold == {"value": 0.5, "rule": "fixed 0.5"}
+    assert result.threshold == {"value": 0.5, "rule": "fixed 0.5", "decoding": "global"}
     assert result.metrics.keys() == {"test"}
     assert result.metrics["test"]["f1_example"] == result.metrics["test"]["f1_example_at_0.5"]
     assert "no validation documents" in notes[0]

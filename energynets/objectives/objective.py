@@ -1,0 +1,62 @@
+"""What the objectives have in common that read an energy's values, not only what inference returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from energynets.data.batches import Batch
+from energynets.energies import Box
+from energynets.errors import ConfigError
+from energynets.models import Classifier, EnergyNetwork
+from energynets.objectives.end_to_end import EndToEnd
+
+
+class EnergyObjective(ABC):
+    """Mean over documents of what an energy network is to minimise; a `Classifier` has the loss `EndToEnd("bce")`.
+
+    A stage that trains neither the energy nor the amortised start sees the network's own classifier, so that features
+    and unary can be trained first. A new objective needs one method, `of`.
+    """
+
+    loss = "bce"
+    """What probabilities mean: y = sigmoid(z), as after binary cross-entropy."""
+
+    def __init__(self) -> None:
+        self._of_classifier = EndToEnd("bce")
+
+    def __call__(self, model: Classifier | EnergyNetwork, batch: Batch) -> Tensor:
+        """The scalar to minimise.
+
+        Raises:
+            ConfigError: a model whose labels come in chunks or from a shortlist, or are not in a `Box`; a batch with
+                labels that are revealed or unknown, which an energy's values do not leave out.
+        """
+        if not isinstance(model, EnergyNetwork):
+            return self._of_classifier(model, batch)
+        name = type(self).__name__
+        if model.streams:
+            raise ConfigError(f"{name}: reads the energy of all labels at once: no label_chunk, no shortlist")
+        if not isinstance(model.domain, Box):
+            raise ConfigError(f"{name}: expected labels, y in Box(), got {model.domain}: there is EndToEnd")
+        if batch.left_out is not None:
+            raise ConfigError(f"{name}: reads every label, and some are revealed or unknown: there is EndToEnd")
+        features = model.compute_features(batch.inputs)
+        context = model.energy.condition(features)
+        return self.of(model, features, context, batch.labels.dense(features.dtype)).sum() / max(len(features), 1)
+
+    @abstractmethod
+    def of(self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor) -> Tensor:
+        """Of each document.
+
+        Args:
+            model: its energy, solver and amortised start.
+            features: f (B, F).
+            context: `model.energy.condition(features)`.
+            targets: t (B, L), 0 or 1.
+
+        Returns:
+            (B,).
+        """

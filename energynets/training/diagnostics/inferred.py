@@ -1,0 +1,41 @@
+"""Inference over documents, a batch at a time, with what it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from energynets.data.batches import batches
+from energynets.data.dataset import Documents
+from energynets.inference import InferenceResult, NoGradient, infer
+from energynets.models import EnergyNetwork
+
+
+class Inferred(NamedTuple):
+    """One batch.
+
+    Args:
+        rows: the documents' positions, (B,).
+        context: what the energy keeps of x.
+        unary: phi (B, L), or None where inference does not start there.
+        result: where it arrived.
+    """
+
+    rows: Tensor
+    context: Any
+    unary: Tensor | None
+    result: InferenceResult
+
+
+def inferred(
+    model: EnergyNetwork, documents: Documents, batch_size: int, device: torch.device | str
+) -> Iterator[Inferred]:
+    """Features once, then the model's own solver; keeps no graph."""
+    for batch in batches(documents, batch_size):
+        with torch.no_grad():
+            context = model.energy.condition(model.compute_features(batch.inputs.to(device)))
+            result = infer(model.energy, context, solver=model.solver, gradient=NoGradient())
+        yield Inferred(batch.rows, context, model.energy.initial_logits(context), result)
