@@ -70,7 +70,7 @@ class LabelTies:
         measure = self.energy.measure.detach()[:, torch.from_numpy(labels).to(self.energy.measure.device)]
         curvature = self.curvature / max(1, self.documents)
         attracting, repelling = strongest_pairs(measure, curvature.to(measure), PAIRS)
-        tau = float(self.energy.tau)
+        tau = float(torch.as_tensor(self.energy.tau).detach())  # it may be learned
         columns = csc_array(training_labels)
         return {
             "documents": self.documents,
