@@ -53,10 +53,8 @@ def measure(settings: Experiment, seeds: int, rounds: int) -> str:
                 lambda folders=alone: [train(one, folder=at, data=data) for one, at in zip(each, folders, strict=True)]  # type: ignore[misc]
             )
             ratios.append(every / once)
-            pairs = [
-                (load_run(a).model.state_dict(), load_run(b).model.state_dict())
-                for a, b in zip(together, alone, strict=True)
-            ]
+            runs = zip(together, alone, strict=True)
+            pairs = [(load_run(a).model.state_dict(), load_run(b).model.state_dict()) for a, b in runs]
     apart = max(float((a[key] - b[key]).abs().max()) for a, b in pairs for key in a)
     weights = sum(weight.numel() for weight in pairs[0][0].values())
     shown = " ".join(f"{ratio:.2f}" for ratio in ratios[1:])
