@@ -38,9 +38,9 @@ def test_training_differentiates_as_the_configuration_says(kind: str, monkeypatc
     seen = []
     solve = model.solver.solve
 
-    def watched(*arguments: Any, gradient: Any) -> torch.Tensor:
+    def watched(*arguments: Any, gradient: Any, **others: Any) -> torch.Tensor:
         seen.append(gradient)
-        return solve(*arguments, gradient=gradient)
+        return solve(*arguments, gradient=gradient, **others)
 
     monkeypatch.setattr(model.solver, "solve", watched)
     features = CachedFeatures(torch.randn(3, 12))
