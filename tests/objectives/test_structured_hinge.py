@@ -99,7 +99,7 @@ def test_loss_augmented_inference_finds_the_enumerations_argmax(cost):
         context, _ = model.begin(batch.inputs)
         t = dense(batch)
         augmented = loss_augmented(model.energy, context, t, COSTS[cost])
-        z = GradientDescent(steps=2000, step_size=2.0, initial="uniform").solve(*augmented, gradient=NoGradient())
+        z = GradientDescent(steps=600, step_size=2.0, initial="uniform").solve(*augmented, gradient=NoGradient())
         every = vertices(5)
         for row in range(len(t)):
             one = model.energy.select(context, torch.full((len(every),), row))
