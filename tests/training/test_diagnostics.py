@@ -18,14 +18,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_run import SPEN as SPEN_TREE
 from toy_run import run_toy, stage, toy_experiment
 
-from energynets.data.batches import SparseBatch
+from energynets.data.batches import SparseBatch, batches
 from energynets.data.dataset import Documents, MultiLabelDataset, TextDocuments
 from energynets.energies import ICNN, SPEN, Energy
-from energynets.inference import MirrorDescent
+from energynets.inference import AmortizedStart, MirrorDescent
 from energynets.metrics import TopScores, choose_threshold, f1_example, predict_above
 from energynets.models import Classifier, EnergyNetwork
 from energynets.training.diagnostics import Diagnostics, diagnose
 from energynets.training.diagnostics.excerpts import Excerpts
+from energynets.training.diagnostics.inferred import inferred
 
 L = 5
 
@@ -221,3 +222,17 @@ def test_a_run_writes_them_and_keeps_its_bits(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "diagnostics.json").read_text() == text
     run_toy(tmp_path / "plain", experiment=toy_experiment(stages=[stage("unary", "features", "unary", epochs=1)]))
     assert not (tmp_path / "plain" / "diagnostics.json").exists()
+
+
+def test_inference_starts_where_the_models_own_does() -> None:
+    model, how = planted()
+    start = AmortizedStart(L, L, hidden=())
+    with torch.no_grad():
+        start.correction[0].bias.fill_(1.5)  # type: ignore[union-attr]
+    model = EnergyNetwork(model.features, model.energy, MirrorDescent(steps=0), amortized=start)
+    documents = how.dataset.split("test")
+    (found,) = inferred(model, documents, len(documents), "cpu")
+    (batch,) = batches(documents, len(documents))
+    assert torch.equal(found.result.logits, model.infer(batch.inputs).logits)
+    assert found.unary is not None
+    torch.testing.assert_close(found.result.logits, found.unary + 1.5)

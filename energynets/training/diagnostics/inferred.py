@@ -33,9 +33,9 @@ class Inferred(NamedTuple):
 def inferred(
     model: EnergyNetwork, documents: Documents, batch_size: int, device: torch.device | str
 ) -> Iterator[Inferred]:
-    """Features once, then the model's own solver; keeps no graph."""
+    """Features once, then the model's own solver from its own start; keeps no graph."""
     for batch in batches(documents, batch_size):
         with torch.no_grad():
-            context = model.energy.condition(model.compute_features(batch.inputs.to(device)))
-            result = infer(model.energy, context, solver=model.solver, gradient=NoGradient())
+            context, start = model.begin(batch.inputs.to(device))
+            result = infer(model.energy, context, solver=model.solver, gradient=NoGradient(), initial=start)
         yield Inferred(batch.rows, context, model.energy.initial_logits(context), result)
