@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -65,13 +66,7 @@ class NearestNeighbours(Baseline):
             raise DataError("NearestNeighbours is not fitted: call fit(train) first")
         rows, transposed = self.reader.apply(documents.inputs), csr_array(self.rows.T)
         near = NearLabels(self.labels, self.frequencies, self.num_neighbours, self.power)
-        size = max(1, min(batch_size, SIMILARITIES // self.rows.shape[0]))
-        return TopScores.concatenate(
-            [
-                near.scores((rows[begin : begin + size] @ transposed).toarray(), k)
-                for begin in range(0, max(rows.shape[0], 1), size)
-            ]
-        )
+        return near.in_batches(rows, lambda part: (part @ transposed).toarray(), k, batch_size)
 
     @property
     def num_parameters(self) -> int:
@@ -112,6 +107,19 @@ class NearLabels:
     frequencies: np.ndarray
     num_neighbours: int
     power: float
+
+    def in_batches(self, rows: Any, similarities: Callable[[Any], np.ndarray], k: int, batch_size: int) -> TopScores:
+        """The k best labels of all documents, some at a time.
+
+        Args:
+            rows: (N', D), dense or CSR.
+            similarities: (B, D) of them -> (B, N).
+            k: labels kept.
+            batch_size: B at most, fewer where there are many training documents.
+        """
+        size = max(1, min(batch_size, SIMILARITIES // self.labels.shape[0]))
+        starts = range(0, max(rows.shape[0], 1), size)
+        return TopScores.concatenate([self.scores(similarities(rows[begin : begin + size]), k) for begin in starts])
 
     def scores(self, similarities_BN: np.ndarray, k: int) -> TopScores:
         """The k best labels of B documents, by their similarities to the training documents."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,13 @@ def write(comparison: Comparison) -> list[Path]:
         written["report.html"] = to_html(comparison)
     except MissingExtraError:
         (folder / "report.html").unlink(missing_ok=True)  # of an earlier session, and no longer true
-    for name, text in written.items():
+    return write_texts(folder, written)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Each text, by its name, whole or not at all. Gives the paths written."""
+    for name, text in texts.items():
         temporary = folder / f"{name}.tmp"
         temporary.write_text(text, encoding="utf-8", newline="")
         temporary.replace(folder / name)
-    return [folder / name for name in written]
+    return [folder / name for name in texts]

@@ -26,6 +26,7 @@ from energynets.config import Experiment
 from energynets.config_errors import explain
 from energynets.config_models import Positive, Section
 from energynets.errors import ConfigError, nearest
+from energynets.metrics import SET_METRICS
 from energynets.strict_yaml import apply_override, read_yaml
 
 
@@ -98,7 +99,7 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Self:
-        names = {"f1_example", "f1_micro", "f1_macro", "hamming_loss", "subset_accuracy"}
+        names = set(SET_METRICS)
         head, at, k = self.tuning.metric.partition("@")
         ranked = at and k.isdigit() and head in ("precision", "ndcg", "psp", "psndcg")
         if not ranked and self.tuning.metric not in names:

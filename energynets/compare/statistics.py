@@ -11,6 +11,7 @@ import numpy as np
 
 from energynets.compare.paired import crossed, flip_signs, holm
 from energynets.errors import ConfigError, nearest
+from energynets.metrics import smaller_is_better
 
 if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison, Row
@@ -75,6 +76,14 @@ def headline(comparison: Comparison) -> list[str]:
     return [name for name in found if any(row.metric(name) for row in comparison.rows)]
 
 
+def metric_title(name: str) -> str:
+    """What tables and pages call a headline metric."""
+    head, _, k = name.partition("@")
+    return (
+        {"precision": "P", "ndcg": "nDCG", "psp": "PSP"}[head] + f"@{k}" if k else {"f1_example": "F1"}.get(name, name)
+    )
+
+
 def choose_reference(comparison: Comparison, name: str | None = None) -> str | None:
     """The row that others are compared with: the one of that name, else the best without an energy on validation.
 
@@ -94,10 +103,11 @@ def choose_reference(comparison: Comparison, name: str | None = None) -> str | N
         return None
 
     def value(row: Row) -> float:
-        spread = row.metric(comparison.monitor, "validation") or row.metric("f1_example", "validation")
-        if spread is None:
-            return float("-inf")
-        return -spread.mean if comparison.monitor.startswith("hamming_loss") else spread.mean
+        for metric in (comparison.monitor, "f1_example"):
+            spread = row.metric(metric, "validation")
+            if spread is not None:
+                return -spread.mean if smaller_is_better(metric) else spread.mean
+        return float("-inf")
 
     return max(rivals, key=value).name
 
@@ -207,10 +217,8 @@ def explain(comparison: Comparison) -> list[str]:
             f"▲ is significantly better than {comparison.reference}, ▼ significantly worse: p < {LEVEL} "
             f"after Holm's correction over {len(tested)} differences, paired t test over {' and '.join(over)}."
         )
-        names = {"precision": "P", "ndcg": "nDCG", "psp": "PSP", "f1_example": "F1"}
         metrics = dict.fromkeys(difference.metric for difference in tested)
-        shown = [names[head] + at + k for head, at, k in (metric.partition("@") for metric in metrics)]
-        lines.append(f"Tested: {', '.join(shown)}.")
+        lines.append(f"Tested: {', '.join(map(metric_title, metrics))}.")
     if len(tested) < len(found):
         least = f"; a permutation test over {seeds} seeds cannot go below p = {2 / 2**seeds:g}" if seeds > 1 else ""
         none = "Nothing is marked" if not tested else "Rows run under several seeds are not marked"

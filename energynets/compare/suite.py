@@ -14,6 +14,7 @@ import numpy as np
 from energynets.compare.cells import CompareProgress
 from energynets.compare.comparison import Comparison, run_table, with_linear_line
 from energynets.compare.fairness import check_fair, check_same_documents
+from energynets.compare.files import write_texts
 from energynets.compare.plan import Plan, PlannedRow
 from energynets.compare.ranks import Ranks, mean_ranks
 from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline
@@ -153,13 +154,8 @@ def compare_plan(
             )
         )
     suite = Suite(plan.name, folder, tuple(comparisons), plan, tuned)
-    for name, text in {
-        "table.md": to_markdown(suite),
-        "results.json": json.dumps(suite.to_dict(), indent=2, ensure_ascii=False) + "\n",
-    }.items():
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / name)
+    results = json.dumps(suite.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    write_texts(folder, {"table.md": to_markdown(suite), "results.json": results})
     return suite
 
 

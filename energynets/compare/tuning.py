@@ -16,6 +16,7 @@ from energynets.compare.plan import PlannedRow, Space, Tuning
 from energynets.compare.pool import run_cells
 from energynets.config import Experiment
 from energynets.errors import ConfigError, MissingExtraError
+from energynets.metrics import smaller_is_better
 
 # Trials are proposed so many at a time, all of them from the same finished ones: what is proposed then depends on
 # neither the number of processes nor on who ends first.
@@ -125,11 +126,6 @@ def tune(
     while (trials := _generation(search)) is not None:
         _run(search, trials)
     return _selected(search)
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Whether a metric should fall."""
-    return metric.startswith("hamming_loss")
 
 
 def _open(search: _Search) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from energynets.data.dataset import MultiLabelDataset
-from energynets.data.reveal import RandomReveal
+from energynets.data.reveal import RandomReveal, entry_rows, keep_entries
 from energynets.errors import ConfigError
 
 
@@ -29,11 +28,11 @@ def take_out(dataset: MultiLabelDataset, fraction: float, seed: int = 0) -> Mult
     if not 0 <= fraction < 1:
         raise ConfigError(f"data.missing.fraction: expected a share in [0, 1), got {fraction}")
     labels = dataset.documents.labels
-    rows = np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
+    rows = entry_rows(labels)
     training = np.zeros(len(dataset.documents), bool)
     training[dataset.splits["train"]] = True
     gone = training[rows] & RandomReveal.missing(fraction, seed).at(rows, labels.indices)
-    offsets = np.concatenate([[0], np.cumsum(~gone)])[labels.indptr].astype(labels.indptr.dtype)
-    left = csr_array((labels.data[~gone], labels.indices[~gone], offsets), shape=labels.shape)
     rule = f"{dataset.split_rule}; {gone.sum()} training labels taken out, {fraction:g} of them with seed {seed}"
-    return MultiLabelDataset(dataset.name, replace(dataset.documents, labels=left), dataset.splits, rule)
+    return MultiLabelDataset(
+        dataset.name, replace(dataset.documents, labels=keep_entries(labels, ~gone)), dataset.splits, rule
+    )

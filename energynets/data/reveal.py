@@ -84,9 +84,8 @@ class GivenReveal:
     """
 
     def __init__(self, pairs: csr_array) -> None:
-        rows = np.repeat(np.arange(pairs.shape[0], dtype=np.int64), np.diff(pairs.indptr))
         self._num_labels = np.int64(pairs.shape[1])
-        self._keys = np.sort(rows * self._num_labels + pairs.indices)
+        self._keys = np.sort(entry_rows(pairs) * self._num_labels + pairs.indices)
 
     def at(self, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         keys = np.asarray(rows, dtype=np.int64) * self._num_labels + labels
@@ -103,10 +102,18 @@ def mask_of(reveal: Reveal, rows: np.ndarray, num_labels: int) -> np.ndarray:
 
 def rest_of(labels: csr_array, reveal: Reveal) -> csr_array:
     """The labels that are not chosen, (N, L) CSR: what is left to be found."""
-    rows = np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
-    kept = ~reveal.at(rows, labels.indices)
-    offsets = np.concatenate([[0], np.cumsum(kept)])[labels.indptr].astype(labels.indptr.dtype)
-    return csr_array((labels.data[kept], labels.indices[kept], offsets), shape=labels.shape)
+    return keep_entries(labels, ~reveal.at(entry_rows(labels), labels.indices))
+
+
+def entry_rows(matrix: csr_array) -> np.ndarray:
+    """The row of each entry, (nnz,) int64."""
+    return np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+
+
+def keep_entries(matrix: csr_array, kept: np.ndarray) -> csr_array:
+    """A CSR matrix of some of the entries, (nnz,) bool, of another."""
+    offsets = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr].astype(matrix.indptr.dtype)
+    return csr_array((matrix.data[kept], matrix.indices[kept], offsets), shape=matrix.shape)
 
 
 def _mixed(state: np.ndarray | np.uint64, numbers: np.ndarray) -> np.ndarray:

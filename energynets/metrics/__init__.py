@@ -41,6 +41,7 @@ __all__ = [
     "predict_above",
     "psndcg_at_k",
     "psp_at_k",
+    "smaller_is_better",
     "subset_accuracy",
     "truncated",
 ]
@@ -52,6 +53,11 @@ SET_METRICS = {
     "hamming_loss": hamming_loss,
     "subset_accuracy": subset_accuracy,
 }
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a metric, or the monitored `loss`, should fall."""
+    return metric == "loss" or metric.startswith("hamming_loss")
 
 
 def evaluate_scores(

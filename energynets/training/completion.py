@@ -9,10 +9,11 @@ import numpy as np
 from energynets.data.dataset import SPLITS, Documents
 from energynets.data.reveal import RandomReveal, rest_of
 from energynets.metrics import Decoder, TopScores
-from energynets.training.evaluate import Measures
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+    from energynets.training.evaluate import Measures
 
 
 def shown(fraction: float | None, split: str) -> RandomReveal | None:

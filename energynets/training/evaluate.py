@@ -24,6 +24,7 @@ from energynets.metrics import (
     evaluate_scores,
     inverse_propensity,
 )
+from energynets.training.completion import rest_metrics, shown, sought
 from energynets.training.score import OnBatch, OnInference, score
 
 if TYPE_CHECKING:
@@ -40,11 +41,6 @@ def metric_names(ks: Sequence[int]) -> list[str]:
     """The metrics that an evaluation gives, and `training.monitor` may name (besides `loss`)."""
     ranked = [f"{name}@{k}" for k in ks for name in _RANKED]
     return ranked + list(_AT_THRESHOLD) + [f"{name}_at_0.5" for name in _AT_THRESHOLD]
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Whether a monitored value should fall."""
-    return metric == "loss" or metric.startswith("hamming_loss")
 
 
 def check_monitor(monitor: str, ks: Sequence[int]) -> None:
@@ -174,8 +170,6 @@ def evaluate(
         ConfigError: a model without a data set, or a fraction that is none.
         DataError: no such split.
     """
-    from energynets.training.completion import rest_metrics, shown, sought
-
     if observed is not None and not 0 <= observed < 1:
         raise ConfigError(f"evaluate: expected a fraction of observed labels in [0, 1), got {observed:g}")
     from energynets.training.load import TrainedRun, load_run
@@ -198,7 +192,8 @@ def evaluate(
         decoder = None
     scoring: dict[str, Any] = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
     documents = dataset.split(split)
-    labels, reveal = sought(documents, shown(observed, split)), shown(observed, split)
+    reveal = shown(observed, split)
+    labels = sought(documents, reveal)
     if threshold is not None:
         decoder = GlobalThreshold(threshold, "given")
     if decoder is None and len(dataset.splits.get("validation", ())):

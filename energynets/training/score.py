@@ -92,8 +92,9 @@ def score(
         with torch.no_grad():
             for batch in batches(documents, batch_size, order=rows, features=features, reveal=reveal):
                 began = time.perf_counter()
-                batch = batch.to(device)
-                inputs, left_out_BL, out_BK = batch.inputs, batch.left_out, None
+                if partly:
+                    batch = batch.to(device)  # the labels too, which a model may be shown
+                inputs, left_out_BL, out_BK = batch.inputs.to(device), batch.left_out, None
                 if streamed is not None:
                     indices_BK, logits_BK, total_B, num_labels, candidates_BN = streamed.top_k(inputs, k)
                     log_values_BK = logits_BK - total_B[:, None]
@@ -125,9 +126,9 @@ def score(
                     recall_N[here] = shortlist_recall(candidates_BN, batch.labels)
                 # Not a number sorts first, so the kept logits show it; a sigmoid would hide an infinity.
                 good_BK = torch.isfinite(logits_BK)
-                bad_B = ~(good_BK if out_BK is None else good_BK | out_BK).all(dim=1)
+                bad_B = ~(good_BK if out_BK is None else good_BK | out_BK).all(dim=1).cpu()
                 if bad_B.any():
-                    row = int(batch.rows[bad_B][0])
+                    row = int(batch.rows.cpu()[bad_B][0])
                     raise InferenceError(
                         f"document {row}: its scores are not numbers; the weights or inputs are not finite"
                     )

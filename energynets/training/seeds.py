@@ -17,7 +17,6 @@ after some hundred steps single weights are 1e-2 apart, as they are between the 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,6 @@ from energynets.features.stacked import stacked_features
 from energynets.parallel.launch import processes
 from energynets.parallel.mesh import Mesh
 from energynets.training.build import BuiltData, Sizes, build_dataset, build_model
-from energynets.training.checkpoint import Checkpoint
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, _Current
 from energynets.training.machine import deterministic, environment, reset_peak_memory, resolve_device
@@ -41,7 +39,7 @@ from energynets.training.optimizers import Optimizers
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder, RunResult
 from energynets.training.stages import stage_view, trained
-from energynets.training.trainer import _Session
+from energynets.training.trainer import _count_parameters, _Session
 from energynets.training.update import Objective
 
 if TYPE_CHECKING:
@@ -106,10 +104,8 @@ def train_seeds(
         _Together(loops, seeds, request).run()
         results = []
         for session, model, loop in zip(sessions, models, loops, strict=True):
-            state = {"config_hash": session.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(session.dataset))}
             session.run.model.parent.mkdir(exist_ok=True)
-            session.run.save_model(Checkpoint(dict(model.state_dict()), state))
-            results.append(session._finish(model, loop.position, sum(weight.numel() for weight in model.parameters())))
+            results.append(session.finish_network(model, loop.position, _count_parameters(model)))
         return results
 
 
@@ -117,7 +113,7 @@ def worth_it(experiment: Experiment, seeds: int, sizes: Sizes) -> bool:
     """Whether so many seeds are faster at once than one after another: several, of few weights each."""
     if seeds < 2 or cannot(experiment):
         return False
-    return sum(weight.numel() for weight in build_model(experiment, sizes).parameters()) <= FEW_WEIGHTS
+    return _count_parameters(build_model(experiment, sizes)) <= FEW_WEIGHTS
 
 
 def cannot(experiment: Experiment) -> str | None:

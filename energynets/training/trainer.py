@@ -185,7 +185,10 @@ class _Session:
         # Its own labels alone, before it goes to the device.
         self.mesh.place(model, self.dataset.num_labels, drawn=built)
         model = model.to(self.device)
-        position = self._fit_network(model)
+        return self.finish_network(model, self._fit_network(model), parameters)
+
+    def finish_network(self, model: nn.Module, position: Position, parameters: int) -> RunResult:
+        """Its weights, then the result."""
         state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}
         self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
         return self._finish(model, position, parameters)

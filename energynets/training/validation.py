@@ -11,10 +11,11 @@ from torch import Tensor
 
 from energynets.data.batches import Batch, batches
 from energynets.data.dataset import MultiLabelDataset
+from energynets.metrics import smaller_is_better
 from energynets.parallel.mesh import Mesh
 from energynets.parallel.share import labels_of
 from energynets.training.completion import shown, sought
-from energynets.training.evaluate import Measures, check_monitor, smaller_is_better
+from energynets.training.evaluate import Measures, check_monitor
 from energynets.training.score import OnBatch, score
 
 if TYPE_CHECKING:

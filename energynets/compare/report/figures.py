@@ -10,8 +10,7 @@ import numpy as np
 from energynets.compare import plots
 from energynets.compare.plots.certificates import certificates
 from energynets.compare.report.learned import rows_with_diagnostics
-from energynets.compare.report.tables import metric_title
-from energynets.compare.statistics import headline
+from energynets.compare.statistics import headline, metric_title
 
 if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison

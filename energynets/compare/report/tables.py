@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from energynets.compare import plots
-from energynets.compare.statistics import MARKS, verdict
+from energynets.compare.statistics import MARKS, metric_title, verdict
 from energynets.compare.table import Column, label, p_text
 
 if TYPE_CHECKING:
@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from energynets.compare.statistics import Difference
 
 _MINUS = "\N{MINUS SIGN}"
-
-
-def metric_title(name: str) -> str:
-    """What a page calls a metric."""
-    head, _, k = name.partition("@")
-    return (
-        {"precision": "P", "ndcg": "nDCG", "psp": "PSP"}[head] + f"@{k}" if k else {"f1_example": "F1"}.get(name, name)
-    )
 
 
 def summary(comparison: Comparison) -> str:

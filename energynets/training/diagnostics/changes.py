@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from energynets.data.batches import batches
 from energynets.metrics import TopScores
+from energynets.metrics.sets import f1_examples
 from energynets.training.diagnostics.excerpts import Excerpts
 from energynets.training.diagnostics.inferred import inferred
 from energynets.training.score import top_probabilities
@@ -48,9 +49,8 @@ def changes(model: EnergyNetwork, how: Diagnostics, split: str, examined: int) -
         after.append(_top_scores(found.result.logits, how))
     predict = _rule_of_unary(model, how, examined)
     true = documents.labels
-    unary = csr_array(vstack([predict(scores) for scores in before], "csr"))
-    energy = csr_array(vstack([how.predict(scores) for scores in after], "csr"))
-    f1_unary, f1_energy = _f1(unary, true), _f1(energy, true)
+    unary, energy = predict(TopScores.concatenate(before)), how.predict(TopScores.concatenate(after))
+    f1_unary, f1_energy = f1_examples(unary, true), f1_examples(energy, true)
     gain = f1_energy - f1_unary
     changed = np.diff((unary != energy).tocsr().indptr) > 0
 
@@ -87,8 +87,7 @@ def _rule_of_unary(model: EnergyNetwork, how: Diagnostics, examined: int) -> Cal
             unary = model.energy.initial_logits(context)
         assert unary is not None
         parts.append(_top_scores(unary, how))
-    indices, values = (np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "values"))
-    return how.choose(TopScores(indices, values, model.num_labels), documents.labels)
+    return how.choose(TopScores.concatenate(parts), documents.labels)
 
 
 def _top_scores(logits_BL: Tensor, how: Diagnostics) -> TopScores:
@@ -97,13 +96,6 @@ def _top_scores(logits_BL: Tensor, how: Diagnostics) -> TopScores:
     # As in `score`: vectorised sigmoids differ between lanes in the last bit.
     falling = np.minimum.accumulate(values.float().cpu().numpy(), axis=1)
     return TopScores(indices.int().cpu().numpy(), falling, logits_BL.shape[1])
-
-
-def _f1(predicted: csr_array, true: csr_array) -> np.ndarray:
-    """F1 of each document, (N,), 0 where both sets are empty."""
-    sizes = np.diff(predicted.indptr) + np.diff(true.indptr)
-    common = np.diff(csr_array(predicted.multiply(true)).indptr)
-    return np.divide(2.0 * common, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
 
 
 def _row(matrix: csr_array, place: int) -> np.ndarray:
