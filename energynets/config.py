@@ -58,7 +58,18 @@ from energynets.config_objectives import (
     check_objective,
     with_kind,
 )
-from energynets.config_training import GROUPS, Group, GroupOptimizer, Optimizer, Parallel, Reveal, Stage, Training
+from energynets.config_training import (
+    GROUPS,
+    Group,
+    GroupOptimizer,
+    Optimizer,
+    Parallel,
+    Reveal,
+    Stage,
+    Training,
+    check_cross_fit,
+    check_stage_losses,
+)
 from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import apply_override, format_yaml, read_yaml
 
@@ -177,6 +188,8 @@ class Experiment(Section):
                 raise ValueError(f"training.stages.{number}.name: two stages are called {stage.name!r}")
             names.add(stage.name)
         check_objective(self.objective, self.model, self.training)
+        check_stage_losses(self.stages, self.objective, self.model)
+        check_cross_fit(self.stages, self.model, self.training)
         self._optimizers_fit()
         self._output_fits()
         if isinstance(self.model, EnergyModel):

@@ -21,6 +21,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
 From0 = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 
 # ------------------------------------------------------------------------------------------------------ features
 
@@ -76,6 +77,11 @@ Features = Annotated[BagOfWordsConfig | KimCNNConfig | XMLCNNConfig, Field(discr
 # --------------------------------------------------------------------------------------------- energies, solvers
 
 
+def _check_counting(counting: int, measurements: int) -> None:
+    if counting > measurements:
+        raise ValueError(f"counting_measurements: expected at most {measurements}, all measurements, got {counting}")
+
+
 class SPENConfig(Section):
     """h is any smooth network of the measurements (Belanger & McCallum 2016)."""
 
@@ -85,10 +91,18 @@ class SPENConfig(Section):
         default=(), description="further layers of the head h; none is the paper's <c2, softplus(m)>"
     )
     condition_measurements: bool = Field(default=False, description="add f C^T to the measurements")
+    counting_measurements: Count = Field(
+        default=0, description="rows of A that start as all ones, so that they count labels"
+    )
     tau: Above0 = Field(default=1.0, description="weight of the entropy")
     learn_tau: bool = Field(default=False, description="train tau with the energy")
     dropout: Share = Field(default=0.0, description="of the measurements; one mask for all steps")
     bias: bool = Field(default=True, description="of the unary logits")
+
+    @model_validator(mode="after")
+    def _rows_that_count(self) -> Self:
+        _check_counting(self.counting_measurements, self.num_measurements)
+        return self
 
 
 class ICNNConfig(Section):
@@ -100,6 +114,9 @@ class ICNNConfig(Section):
     )
     gate: bool = Field(default=False, description="the partially convex gate y * (W f + b)")
     condition_measurements: bool = Field(default=False, description="add f C^T to the measurements")
+    counting_measurements: Count = Field(
+        default=0, description="rows of A that start as all ones, so that they count labels"
+    )
     nonnegativity: Literal["projection", "reparametrization"] = Field(
         default="projection", description="how the hidden-to-hidden weights stay non-negative"
     )
@@ -107,6 +124,11 @@ class ICNNConfig(Section):
     learn_tau: bool = Field(default=False, description="train tau with the energy")
     dropout: Share = Field(default=0.0, description="of the measurements; one mask for all steps")
     bias: bool = Field(default=True, description="of the unary logits")
+
+    @model_validator(mode="after")
+    def _rows_that_count(self) -> Self:
+        _check_counting(self.counting_measurements, sum(self.hidden))
+        return self
 
 
 EnergyConfig = Annotated[SPENConfig | ICNNConfig, Field(discriminator="kind")]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from energynets.config_models import Above0, From0, Positive, Section, Share
+from energynets.config_models import Above0, EnergyModel, From0, Positive, Section, Share
 
 Rule = Literal["adam", "adamw", "sgd"]
 Group = Literal["features", "unary", "energy", "inference"]
@@ -64,6 +65,14 @@ class Stage(Section):
     )
     epochs: Positive = Field(default=20, description="passes over the training documents at most")
     optimizer: Optimizer = Field(default=Optimizer(), description="of this stage alone")
+    loss: Literal["bce", "softmax", "mse", "soft_f1", "sample_f1"] | None = Field(
+        default=None, description="of this stage, in place of objective.loss"
+    )
+    cross_fit: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="folds: the energy learns from unary logits of documents that their network has not seen, one "
+        "network a fold, trained as the stages before; null: from those of the network itself",
+    )
     patience: Positive | None = Field(
         default=None, description="evaluations without gain on validation before the stage ends"
     )
@@ -71,6 +80,59 @@ class Stage(Section):
         default="best",
         description="weights the stage ends with: best on validation, or last, for a learning rate that decays to 0",
     )
+
+
+def check_stage_losses(stages: Sequence[Stage], objective: Any, model: Any) -> None:
+    """Raise `ValueError` where a stage's own loss does not go with the rest, naming the key to change."""
+    for number, stage in enumerate(stages):
+        if stage.loss is None:
+            continue
+        key = f"training.stages.{number}.loss"
+        if objective.kind != "end_to_end":
+            raise ValueError(f"{key}: goes with objective.kind end_to_end alone, got {objective.kind}: set it to null")
+        if "softmax" in (stage.loss, objective.loss) and stage.loss != objective.loss:
+            raise ValueError(
+                f"{key}: scores are softmax(z) where the loss is softmax, in every stage: got {stage.loss} and "
+                f"objective.loss {objective.loss}"
+            )
+        if objective.propensity is not None and stage.loss != "bce":
+            raise ValueError(f"{key}: objective.propensity goes with bce alone, got {stage.loss}")
+        chunked = getattr(model, "label_chunk", None) or getattr(model, "shortlist", None)
+        chunked = chunked or getattr(getattr(model, "output", None), "kind", None) == "chunked"
+        if chunked and stage.loss != objective.loss:
+            raise ValueError(f"{key}: labels in chunks have objective.loss alone: set it to null")
+
+
+def check_cross_fit(stages: Sequence[Stage], model: Any, training: Training) -> None:
+    """Raise `ValueError` where a stage cannot learn from held-out unary logits, naming the key to change."""
+    for number, stage in enumerate(stages):
+        if stage.cross_fit is None:
+            continue
+        key = f"training.stages.{number}.cross_fit"
+        if not isinstance(model, EnergyModel):
+            raise ValueError(f"{key}: needs model.kind energy_network, got {model.kind}")
+        if stage.trains != ("energy",):
+            raise ValueError(
+                f"{key}: the stage trains the energy alone: set trains: [energy], got {list(stage.trains)}"
+            )
+        earlier = {group for before in stages[:number] for group in before.trains}
+        if not {"features", "unary"} <= earlier or "energy" in earlier:
+            raise ValueError(f"{key}: stages before it train features and unary, and no energy")
+        if any(before.cross_fit is not None for before in stages[:number]):
+            raise ValueError(f"{key}: one stage alone may have it")
+        for other in ("label_chunk", "shortlist", "amortized"):
+            if getattr(model, other) is not None:
+                raise ValueError(f"{key}: reads the unary logits of all labels: set model.{other} to null")
+        for other in ("condition_measurements", "gate"):
+            if getattr(model.energy, other, False):
+                raise ValueError(
+                    f"{key}: each fold has features of its own, so the energy reads none: set model.energy.{other} to "
+                    "false"
+                )
+        if model.observes:
+            raise ValueError(f"{key}: features that see known labels cannot be held out: set model.observes to false")
+        if training.parallel.labels > 1:
+            raise ValueError(f"{key}: one process alone: set training.parallel.labels to 1")
 
 
 class Parallel(Section):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch
-from energynets.energies import Box, Domain, Energy
+from energynets.energies import Box, Domain, Energy, MeasuredEnergy
 from energynets.errors import ConfigError, ShapeError
 from energynets.features.observing import Observing
 from energynets.inference import (
@@ -175,6 +175,17 @@ class Classifier(_Model):
 
     def project(self) -> None:
         """Nothing to keep in a set."""
+
+
+class _Unary(nn.Module):
+    """Stands where features are computed: its L features are phi, and come cached."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.num_features = num_labels
+
+    def forward(self, inputs: BatchInputs) -> Tensor:
+        raise ConfigError("expected unary logits as CachedFeatures: the model reads nothing else")
 
 
 class EnergyNetwork(_Model):
@@ -369,6 +380,16 @@ class EnergyNetwork(_Model):
         if self.label_chunk is not None:
             unary = ChunkedLinear.sharing(unary, self.label_chunk)
         return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
+
+    def on_unary(self) -> EnergyNetwork:
+        """The same model but for what it reads: phi (B, L) itself, as `CachedFeatures`. It shares all other weights.
+
+        Raises:
+            ConfigError: the energy sees x by more than phi.
+        """
+        if not isinstance(self.energy, MeasuredEnergy) or self.energy.sees_features or self.amortized is not None:
+            raise ConfigError(f"{type(self.energy).__name__} sees x by more than its unary logits")
+        return EnergyNetwork(_Unary(self.num_labels), self.energy.on_unary(), self.solver, self.gradient)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What a training stage can train by name: `features`, `unary`, `energy` (learned step sizes included) and the

@@ -22,6 +22,7 @@ class ICNN(MeasuredEnergy):
         hidden: widths of the convex layers, two or more; K is their sum.
         gate: measure y * (W_i f + b_i) in layer i instead of y, so that how labels tie together depends on x.
         condition_measurements: add f C^T to the measurements.
+        counting_measurements: rows of A that start as all ones: they count labels.
         nonnegativity: `projection` (call `project` after each optimiser step) or `reparametrization`.
         tau: weight of the entropy, > 0.
         learn_tau: train tau.
@@ -51,6 +52,7 @@ class ICNN(MeasuredEnergy):
         hidden: Sequence[int] = (16, 16),
         gate: bool = False,
         condition_measurements: bool = False,
+        counting_measurements: int = 0,
         nonnegativity: str = "projection",
         tau: float = 1.0,
         learn_tau: bool = False,
@@ -64,6 +66,7 @@ class ICNN(MeasuredEnergy):
             sum(hidden),
             ConvexHead(hidden, nonnegativity),
             condition_measurements=condition_measurements,
+            counting_measurements=counting_measurements,
             gate_widths=tuple(hidden) if gate else (),
             tau=tau,
             learn_tau=learn_tau,

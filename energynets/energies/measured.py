@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from energynets.energies.domain import Domain
 from energynets.energies.energy import Energy
-from energynets.errors import ShapeError
+from energynets.errors import ConfigError, ShapeError
 from energynets.parallel import draws
 
 
@@ -47,6 +48,8 @@ class MeasuredEnergy(Energy):
             `head.condition(features)`, or the features where it has no `condition`. Its `gradient(m)`, where it has
             one, is dh/dm; else `torch.func.grad` is used.
         condition_measurements: whether measurements see the features (C).
+        counting_measurements: so many rows of A, the first ones, start as all ones, so that m counts labels: how many
+            there are is what most ties labels together, and random rows of A find it late.
         gate_widths: with widths (k_1, ..., k_n) adding up to K, slice i measures y * (W_i f + b_i) instead of y.
         tau: weight of the entropy, > 0.
         learn_tau: train tau.
@@ -65,6 +68,7 @@ class MeasuredEnergy(Energy):
         head: nn.Module,
         *,
         condition_measurements: bool = False,
+        counting_measurements: int = 0,
         gate_widths: tuple[int, ...] = (),
         tau: float = 1.0,
         learn_tau: bool = False,
@@ -72,6 +76,10 @@ class MeasuredEnergy(Energy):
         bias: bool = True,
         domain: Domain | None = None,
     ) -> None:
+        if not 0 <= counting_measurements <= num_measurements:
+            raise ConfigError(
+                f"counting_measurements: expected 0 to {num_measurements}, all of them, got {counting_measurements}"
+            )
         super().__init__(num_labels, tau=tau, learn_tau=learn_tau, domain=domain)
         self.num_features = num_features
         self.num_measurements = num_measurements
@@ -80,7 +88,9 @@ class MeasuredEnergy(Energy):
         self.dropout = dropout
         self.unary = nn.Linear(num_features, num_labels, bias=bias)
         # Documents have few labels: m is a sum of few entries of A, and entries of 1 / sqrt(K) would leave h linear.
-        self.measure = nn.Parameter(torch.randn(num_measurements, num_labels) * 0.3)
+        measure = torch.randn(num_measurements, num_labels) * 0.3
+        measure[:counting_measurements] = 1
+        self.measure = nn.Parameter(measure)
         self.offset = nn.Parameter(torch.zeros(num_measurements))
         self.condition_weight = (
             nn.Parameter(torch.zeros(num_measurements, num_features)) if condition_measurements else None
@@ -136,6 +146,25 @@ class MeasuredEnergy(Energy):
             None if context.mask is None else context.mask[rows],
             super().select(context.head, rows),
         )
+
+    @property
+    def sees_features(self) -> bool:
+        """Whether x reaches E by more than phi."""
+        return self._head_sees_x or self.condition_weight is not None or bool(self.gate_widths)
+
+    def on_unary(self) -> MeasuredEnergy:
+        """The same energy, weights shared, whose features are phi (B, L) themselves.
+
+        Raises:
+            ConfigError: it `sees_features`.
+        """
+        if self.sees_features:
+            raise ConfigError(f"{type(self).__name__}: sees features besides its unary logits")
+        twin = copy.copy(self)  # parameters are the same objects; only the table of modules is its own
+        twin._modules = dict(self._modules)
+        twin.unary = nn.Identity()  # type: ignore[assignment]
+        twin.num_features = self.num_labels
+        return twin
 
     def initial_logits(self, context: MeasuredContext) -> Tensor:
         """phi: inference starts at the classifier's answer."""

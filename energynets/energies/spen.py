@@ -18,6 +18,7 @@ class SPEN(MeasuredEnergy):
         num_measurements: K, the rows of A ("C1" in the paper).
         hidden: widths of further softplus layers of h; none is the paper's.
         condition_measurements: add f C^T to the measurements, so that how labels tie together depends on x.
+        counting_measurements: rows of A that start as all ones: they count labels.
         tau: weight of the entropy, > 0.
         learn_tau: train tau.
         dropout: share of measurements dropped in training.
@@ -42,6 +43,7 @@ class SPEN(MeasuredEnergy):
         num_measurements: int = 16,
         hidden: Sequence[int] = (),
         condition_measurements: bool = False,
+        counting_measurements: int = 0,
         tau: float = 1.0,
         learn_tau: bool = False,
         dropout: float = 0.0,
@@ -54,6 +56,7 @@ class SPEN(MeasuredEnergy):
             num_measurements,
             SoftplusHead(num_measurements, hidden),
             condition_measurements=condition_measurements,
+            counting_measurements=counting_measurements,
             tau=tau,
             learn_tau=learn_tau,
             dropout=dropout,

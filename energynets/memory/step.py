@@ -152,7 +152,8 @@ def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
     if isinstance(model.features, Observing):  # what they would read has been read
         model.features = model.features.network
     model.train()
-    features = torch.randn(size, model.features.num_features, requires_grad="features" in stage.trains)
+    width = model.features.num_features if stage.cross_fit is None else labels
+    features = torch.randn(size, width, requires_grad="features" in stage.trains)
     revealed = None if experiment.training.reveal is None else torch.arange(labels) % 2 > torch.zeros(size, 1)
     batch = Batch(CachedFeatures(features), made_up_labels(size, labels), torch.arange(size), revealed)
     with stage_update(experiment, model, stage) as (update, optimizer):
@@ -178,7 +179,9 @@ def stage_update(experiment: Experiment, model: Any, stage: Stage) -> Iterator[t
     from energynets.training.update import Update
 
     propensity = None if getattr(experiment.objective, "propensity", None) is None else torch.ones(model.num_labels)
-    view, objective = stage_view(model, stage.trains), build_objective(experiment, propensity)
+    view = stage_view(model, stage.trains, cross_fit=stage.cross_fit is not None)
+    objective: Any = build_objective(experiment, propensity)
+    objective = objective if stage.loss is None else objective.with_loss(stage.loss)
     with trained(view, stage.trains, stage.name) as parameters:
         optimizer = Optimizers(stage.optimizer, view, stage.trains)
         clip_norm = stage.optimizer.clip_norm

@@ -74,6 +74,12 @@ class EndToEnd:
         self.convergence_penalty = convergence_penalty
         self._loss = loss_by_name(loss)
 
+    def with_loss(self, loss: str) -> EndToEnd:
+        """The same objective with another loss."""
+        return EndToEnd(
+            loss, steps=self.steps, convergence_penalty=self.convergence_penalty, propensity=self.propensity
+        )
+
     def __call__(self, model: Classifier | EnergyNetwork, batch: Batch) -> Tensor:
         """The scalar to minimise.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import math
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +28,7 @@ from energynets.training.checkpoint import (
     load_weights,
     random_tensors,
 )
+from energynets.training.cross_fit import held_out_unary, unary_logits
 from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
@@ -50,6 +55,7 @@ class _Current:
     view: Any
     parameters: list[nn.Parameter]
     optimizer: Optimizers
+    objective: Objective
     train_features: Tensor | None = None
     validation_features: Tensor | None = None
     update: Update | GraphedUpdate | None = None
@@ -94,10 +100,13 @@ class Loop:
         self.device = device
         self.request = Request() if request is None else request
         self.progress = progress or Progress()
-        self.validator = Validator(experiment, dataset, objective, device, self._scored, self.mesh)
+        self.validator = Validator(experiment, dataset, device, self._scored, self.mesh)
+        self.dataset = dataset
         self.train = dataset.split("train")
         self.fingerprint = dataset.fingerprint.sha256
         self.batches = math.ceil(len(self.train) / experiment.training.batch_size)
+        crossed = any(stage.cross_fit is not None for stage in experiment.stages)
+        self.untrained = copy.deepcopy(model) if crossed else None  # what each fold's network starts as
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
         self._resumed: Checkpoint | None = None
@@ -121,17 +130,20 @@ class Loop:
         return self.position
 
     def _run_stage(self, stage: Stage) -> None:
-        view = stage_view(self.model, stage.trains)
+        view = stage_view(self.model, stage.trains, cross_fit=stage.cross_fit is not None)
         at = self.position
-        self.progress.stage(stage.name, at.stage + 1, len(self.experiment.stages), stage.epochs, self.batches)
+        self._announce(stage)
         with contextlib.ExitStack() as stack:
             parameters = stack.enter_context(trained(view, stage.trains, stage.name))
             optimizer = Optimizers(
                 stage.optimizer, view, stage.trains, capturable=self._graphs, deferred=self.mesh.data == 1
             )
             stack.callback(optimizer.close)
-            current = _Current(stage, view, parameters, optimizer)
-            if "features" not in stage.trains and not getattr(self.model, "observes", False):
+            current = _Current(stage, view, parameters, optimizer, self.objective_of(stage))
+            if stage.cross_fit is not None:
+                self._cross_fit(current, stage.cross_fit)
+                self._announce(stage)  # once more: the folds have had stages of their own
+            elif "features" not in stage.trains and not getattr(self.model, "observes", False):
                 self._cache_features(current)
             self._restore_stage(optimizer)
             current.update = self._update(current)
@@ -143,6 +155,16 @@ class Loop:
                     self._save(optimizer)
         self._leave(stage)
         self._save(None)
+        if stage.cross_fit is not None:
+            shutil.rmtree(self.folder.cross_fit, ignore_errors=True)
+
+    def _announce(self, stage: Stage) -> None:
+        number, stages = self.position.stage + 1, len(self.experiment.stages)
+        self.progress.stage(stage.name, number, stages, stage.epochs, self.batches)
+
+    def objective_of(self, stage: Stage) -> Objective:
+        """The objective with the stage's own loss, where it has one."""
+        return self.objective if stage.loss is None else self.objective.with_loss(stage.loss)  # type: ignore[attr-defined]
 
     def _leave(self, stage: Stage) -> None:
         """The model has the weights that the stage keeps; the next one comes."""
@@ -245,7 +267,7 @@ class Loop:
         training = self.experiment.training
         update = Update(
             current.view,
-            self.objective,
+            current.objective,
             current.parameters,
             current.optimizer,
             clip_norm=current.stage.optimizer.clip_norm,
@@ -288,7 +310,7 @@ class Loop:
     def _evaluate(self, current: _Current) -> dict[str, float]:
         """Metrics of the stage's view of the model; they must be numbers."""
         try:
-            metrics = self.validator.metrics(current.view, current.validation_features)
+            metrics = self.validator.metrics(current.view, current.validation_features, current.objective)
             if not math.isfinite(metrics[self.validator.monitor]):
                 value = metrics[self.validator.monitor]
                 raise InferenceError(f"{self.validator.monitor} is {value}")
@@ -350,6 +372,59 @@ class Loop:
             get_all()
         else:
             self.mesh.first_then_others(get_all)
+
+    def _cross_fit(self, current: _Current, folds: int) -> None:
+        """Unary logits that the energy learns from: of networks that have not seen the documents. Validation's are the
+        model's own."""
+        if self.mesh.size > 1:
+            raise ConfigError(f"stage {current.stage.name!r}, cross_fit: expected one process, got {self.mesh.size}")
+        if len(self.train) < folds:
+            raise ConfigError(
+                f"stage {current.stage.name!r}, cross_fit: expected at most {len(self.train)} folds, one a training "
+                f"document, got {folds}"
+            )
+        size, seed = self.experiment.evaluation.batch_size, self.experiment.seed
+        folder = self.folder.cross_fit
+        current.train_features = held_out_unary(
+            self.train, folds, seed, functools.partial(self._fold, folds), folder, size, self.device
+        )
+        if self.validator.documents is not None:
+            current.validation_features = unary_logits(self.model, self.validator.documents, size, self.device)
+
+    def _fold(self, folds: int, fold: int, rows: np.ndarray) -> Any:
+        """A network trained on some of the training documents as the stages before have trained this one."""
+        before = self.experiment.stages[: self.position.stage]
+        watched = any(stage.keep == "best" or stage.patience for stage in before)
+        splits = {name: self.dataset.splits[name] for name in (("validation",) if watched else ())}
+        splits = {name: rows_ for name, rows_ in splits.items() if len(rows_)}
+        dataset = replace(self.dataset, splits={"train": self.dataset.splits["train"][rows], **splits})
+        named = [stage.model_copy(update={"name": f"{stage.name}-fold-{fold + 1}-of-{folds}"}) for stage in before]
+        training = self.experiment.training.model_copy(update={"stages": tuple(named)})
+        experiment = self.experiment.model_copy(update={"training": training})
+        folder = RunFolder(self.folder.cross_fit / str(fold))
+        folder.folder.mkdir(exist_ok=True)
+        model = copy.deepcopy(self.untrained)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(experiment.seed)
+            loop = Loop(
+                model,
+                self.objective,
+                experiment,
+                dataset,
+                folder,
+                device=self.device,
+                request=self.request,
+                progress=self.progress,
+            )
+            checkpoint = folder.checkpoints.latest()
+            if checkpoint is not None:
+                loop.resume(checkpoint)
+            try:
+                loop.run()
+            except Interrupted:
+                raise Interrupted(stop_message(self.folder, self.request)) from None
+        return model
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

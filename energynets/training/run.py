@@ -141,6 +141,7 @@ class RunFolder:
         self.baseline = self.checkpoints.folder / "baseline"
         self.decoder = self.folder / "decoder.safetensors"
         self.cache = self.folder / "cache"
+        self.cross_fit = self.folder / "cross-fit"
 
     # ------------------------------------------------------------------------------------------------ opening
 

@@ -121,6 +121,8 @@ def cannot(experiment: Experiment) -> str | None:
     model: Any = experiment.model
     if experiment.objective.kind != "end_to_end":
         return f"objective.kind: expected end_to_end, got {experiment.objective.kind}"
+    if any(stage.cross_fit is not None for stage in experiment.stages):
+        return "training.stages: expected cross_fit null, whose folds are runs of their own"
     if experiment.training.reveal is not None:
         return "training.reveal: expected null"
     if getattr(model, "observes", False):
@@ -234,12 +236,16 @@ class _Together:
                 stacked[name].requires_grad_(id(weight) in marked)
                 trains += [stacked[name]] if id(weight) in marked else []
             optimizer = Optimizers(stage.optimizer, _Groups(self.stack.groups(views[0])), stage.trains)
-            currents = [_Current(stage, view, weights, optimizer) for view, weights in zip(views, chosen, strict=True)]
+            objective = self.loops[0].objective_of(stage)
+            currents = [
+                _Current(stage, view, weights, optimizer, objective)
+                for view, weights in zip(views, chosen, strict=True)
+            ]
             for loop, current in zip(self.loops, currents, strict=True):
                 if "features" not in stage.trains:
                     loop._cache_features(current)
                 loop._enter(current)
-            step = _Step(views[0], self.loops[0].objective, stacked, trains, stage.optimizer.clip_norm)
+            step = _Step(views[0], objective, stacked, trains, stage.optimizer.clip_norm)
             ended: dict[int, dict[str, Tensor]] = {}
             while going := [n for n, loop in enumerate(self.loops) if n not in ended and loop._goes_on(stage)]:
                 self._run_epoch(currents, going, step)

@@ -81,8 +81,11 @@ class Position:
         self.best_value, self.best_epoch, self.stale, self.stage_seconds = None, 0, 0, 0.0
 
 
-def stage_view(model: Any, trains: Sequence[str]) -> Any:
-    """The model that a stage trains: the energy network's own classifier, where it trains nothing but that."""
+def stage_view(model: Any, trains: Sequence[str], *, cross_fit: bool = False) -> Any:
+    """The model that a stage trains: the energy network's own classifier, where it trains nothing but that; where it
+    learns from held-out unary logits, the network that reads these."""
+    if cross_fit:
+        return model.on_unary()
     if "energy" in trains or "inference" in trains or not hasattr(model, "as_classifier"):
         return model
     return model.as_classifier()

@@ -28,7 +28,6 @@ class Validator:
     Args:
         experiment: its `evaluation`, `training.monitor` and `objective.loss`.
         dataset: prepared.
-        objective: what `loss` is.
         device: where models are.
         on_batch: called with (documents done, N).
         mesh: the processes that share the documents; all of them get the same metrics.
@@ -41,7 +40,6 @@ class Validator:
         self,
         experiment: Experiment,
         dataset: MultiLabelDataset,
-        objective: Callable[[Any, Batch], Tensor],
         device: torch.device,
         on_batch: OnBatch,
         mesh: Mesh | None = None,
@@ -50,7 +48,6 @@ class Validator:
         self.monitor = experiment.training.monitor
         check_monitor(self.monitor, self.measures.ks)
         self.documents = dataset.split("validation") if len(dataset.splits.get("validation", ())) else None
-        self.objective = objective
         self.device = device
         self.on_batch = on_batch
         self.mesh = Mesh() if mesh is None else mesh
@@ -59,12 +56,15 @@ class Validator:
         settings = experiment.training.reveal
         self.reveal = shown(None if settings is None else settings.validation, "validation")
 
-    def metrics(self, model: Any, features: Tensor | None) -> dict[str, float]:
+    def metrics(
+        self, model: Any, features: Tensor | None, objective: Callable[[Any, Batch], Tensor]
+    ) -> dict[str, float]:
         """Every metric of a model; `loss` where it is monitored.
 
         Args:
             model: x -> logits (B, L).
             features: (N, F) cached features of the validation documents, or None.
+            objective: what `loss` is.
 
         Raises:
             InferenceError: scores that are not numbers.
@@ -90,14 +90,14 @@ class Validator:
             metrics = self.measures.metrics(scores, labels, self.measures.threshold(scores, labels))
         metrics = self.mesh.first_says(metrics)
         if self.monitor == "loss":
-            metrics["loss"] = self._mean_loss(model, features)
+            metrics["loss"] = self._mean_loss(model, features, objective)
         return metrics
 
     def better(self, value: float, than: float) -> bool:
         """Whether a monitored value beats another; equal ones do not."""
         return value < than if smaller_is_better(self.monitor) else value > than
 
-    def _mean_loss(self, model: Any, features: Tensor | None) -> float:
+    def _mean_loss(self, model: Any, features: Tensor | None, objective: Callable[[Any, Batch], Tensor]) -> float:
         assert self.documents is not None
         model.eval()
         rows = self.mesh.rows(len(self.documents), self.batch_size)
@@ -107,7 +107,7 @@ class Validator:
             for batch in batches(self.documents, self.batch_size, order=rows, features=features, reveal=self.reveal):
                 labels = labels_of(batch.labels, self.mesh.shard)
                 own = replace(batch, labels=labels).to(self.device)
-                total += float(self.objective(model, own)) * len(batch)
+                total += float(objective(model, own)) * len(batch)
                 done += len(batch)
                 self.on_batch(done, count)
         return self.mesh.sum_number(total) / len(self.documents)

@@ -1,0 +1,78 @@
+"""Cross-fitting: unary logits of training documents, by networks that have not seen them.
+
+A network knows its training documents by heart: its logits there are far surer and better than on new ones, and an
+energy that learns from them finds nothing to mend. So the documents are cut into folds; each fold's logits come from a
+network trained on the other folds, and on these the energy meets the errors that it will meet in use (stacked
+generalisation; Wolpert, Neural Networks 5, 1992).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from energynets.data.batches import batches
+from energynets.data.dataset import Documents
+from energynets.training.files import write_atomically
+
+
+def fold_rows(num_documents: int, folds: int, seed: int) -> list[np.ndarray]:
+    """Row numbers of each fold, sorted: a random partition whose sizes differ by one at most.
+
+    Args:
+        num_documents: N, at least as many as folds.
+        folds: how many.
+        seed: with N and the number of folds it fixes the partition.
+    """
+    order = np.random.default_rng([seed, folds]).permutation(num_documents)
+    return [np.sort(order[fold::folds]) for fold in range(folds)]
+
+
+def unary_logits(model: Any, documents: Documents, batch_size: int, device: torch.device | str) -> Tensor:
+    """phi of an energy network in evaluation mode, (N, L) on the CPU."""
+    classifier = model.as_classifier().eval()
+    with torch.no_grad():
+        parts = [classifier(batch.inputs.to(device)).cpu() for batch in batches(documents, batch_size)]
+    return torch.cat(parts) if parts else torch.empty(0, documents.num_labels)
+
+
+def held_out_unary(
+    documents: Documents,
+    folds: int,
+    seed: int,
+    train: Callable[[int, np.ndarray], Any],
+    folder: Path,
+    batch_size: int,
+    device: torch.device | str,
+) -> Tensor:
+    """phi of each document by the network of its fold, (N, L) on the CPU.
+
+    Args:
+        documents: N training documents.
+        folds: how many networks.
+        seed: of the partition.
+        train: (number of the fold, rows of all others) -> an energy network trained on these.
+        folder: keeps each fold's logits, so that what was interrupted goes on after the last fold done.
+        batch_size: documents a pass.
+        device: where the networks are.
+    """
+    folder.mkdir(exist_ok=True)
+    held = torch.empty(len(documents), documents.num_labels)
+    for fold, rows in enumerate(fold_rows(len(documents), folds, seed)):
+        path = folder / f"{fold}.npy"
+        if not path.exists():
+            network = train(fold, np.setdiff1d(np.arange(len(documents)), rows, assume_unique=True))
+            values = unary_logits(network, documents[rows], batch_size, device).numpy()
+            write_atomically(path, lambda to, values=values: _save(to, values))  # type: ignore[misc]
+        held[torch.from_numpy(rows)] = torch.from_numpy(np.load(path))
+    return held
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, values)
