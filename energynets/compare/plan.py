@@ -72,6 +72,8 @@ class PlanRow(Section):
 
     config: str = Field(min_length=1, description="path of a configuration, relative to this file")
     name: str | None = Field(default=None, description="of the row; default: the configuration's")
+    set: dict[str, Any] = Field(default={}, description="setting, as for --set -> its value in this row")
+    only: tuple[str, ...] = Field(default=(), description="data sets whose tables have the row; none named: all")
     search: dict[str, Space] = Field(default={}, description="setting, as for --set -> what it may be")
 
 
@@ -90,7 +92,10 @@ class Plan(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100, description="default: the file's name")
     rows: tuple[PlanRow, ...] = Field(min_length=1, description="models")
     data: tuple[dict[str, Any], ...] | None = Field(
-        default=None, min_length=1, description="data sections: which documents; default: those of the rows"
+        default=None,
+        min_length=1,
+        description="data sections: which documents; default: those of the rows. `set` in one are settings that go "
+        "with its documents, of every row that has them",
     )
     seeds: Positive = Field(default=3, description="seeds 0, 1, ... of each row that depends on one")
     tuning: Tuning = Field(default=Tuning(), description="budget of each row with a search space")
@@ -156,16 +161,39 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Plan, di
         raise ConfigError(f"{path}: {explain(error, Plan)}") from None
     if plan.data is None:
         return plan, {plan.name: [_row(path, row, None) for row in plan.rows]}
-    tables: dict[str, list[PlannedRow]] = {}
-    for place, section in enumerate(plan.data):
-        name = section.get("name")
-        if not isinstance(name, str) or not name or name in tables or "/" in name:
+    names: list[Any] = [section.get("name") for section in plan.data]
+    for place, name in enumerate(names):
+        if not isinstance(name, str) or not name or name in names[:place] or "/" in name:
             raise ConfigError(f"{path}: data.{place}.name: expected a name of its own for each data set, got {name!r}")
-        tables[name] = [_row(path, row, section) for row in plan.rows]
-    return plan, tables
+    for place, row in enumerate(plan.rows):
+        for name in set(row.only) - set(names):
+            raise ConfigError(f"{path}: rows.{place}.only: unknown data set {name!r}{nearest(name, names)}")
+    return plan, {str(section["name"]): _table(path, plan, section) for section in plan.data}
 
 
-def _row(path: Path, row: PlanRow, data: Mapping[str, Any] | None) -> PlannedRow:
+def _table(path: Path, plan: Plan, section: Mapping[str, Any]) -> list[PlannedRow]:
+    """The rows of one data set."""
+    data, found, had = dict(section), [], set()
+    given = data.pop("set", {})
+    where = f"{path}: data {data['name']}, set"
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: expected setting: value, got {given!r}")
+    known: set[str] = set()
+    for row in plan.rows:
+        if row.only and data["name"] not in row.only:
+            continue
+        found.append(_row(path, row, data, given))
+        keys = _keys(found[-1].experiment.model_dump(mode="json"))
+        had |= given.keys() & keys
+        known |= keys
+    for setting in given.keys() - had:
+        raise ConfigError(f"{where}: no row has a setting {setting!r}{nearest(setting, known)}")
+    return found
+
+
+def _row(
+    path: Path, row: PlanRow, data: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None
+) -> PlannedRow:
     config = path.parent / row.config
     tree = read_yaml(config)
     tree["name"] = row.name or tree.get("name") or config.stem
@@ -174,6 +202,10 @@ def _row(path: Path, row: PlanRow, data: Mapping[str, Any] | None) -> PlannedRow
         reading = {key: value for key, value in (tree.get("data") or {}).items() if key not in (*SOURCE, "planted")}
         tree["data"] = reading | dict(data)
     planned = PlannedRow(Experiment.from_tree(tree, source=str(config)), row.search)
+    if given or row.set:
+        keys = _keys(planned.experiment.model_dump(mode="json"))
+        own = {setting: value for setting, value in (given or {}).items() if setting in keys} | row.set
+        planned = PlannedRow(planned.at(own), row.search)
     for setting, space in row.search.items():
         for value in space.ends():
             try:
@@ -181,3 +213,11 @@ def _row(path: Path, row: PlanRow, data: Mapping[str, Any] | None) -> PlannedRow
             except ConfigError as error:
                 raise ConfigError(f"{path}: search of {tree['name']}, {setting}: {error}") from None
     return planned
+
+
+def _keys(tree: Any, prefix: str = "") -> set[str]:
+    """Every path that `--set` may change in a dumped experiment."""
+    children = dict(tree if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ())
+    return {f"{prefix}{key}" for key in children}.union(
+        *(_keys(value, f"{prefix}{key}.") for key, value in children.items())
+    )

@@ -64,9 +64,37 @@ def test_values_of_a_space(tmp_path: Path) -> None:
     assert changed.model.energy.num_measurements == 3  # type: ignore[union-attr]
 
 
+def test_settings_go_with_a_data_set_or_a_row(tmp_path: Path) -> None:
+    path = write_files(tmp_path)
+    text = path.read_text().replace("name: two,", "name: two, set: {training.batch_size: 7, model.solver.steps: 2},", 1)
+    text = text.replace(
+        "  - config: cnn.yaml\n",
+        "  - {config: cnn.yaml, name: own, set: {training.batch_size: 9}, only: [two]}\n  - config: cnn.yaml\n",
+    )
+    path.write_text(text)
+    _, tables = load_plan(path)
+    assert [row.experiment.name for row in tables["one"]] == ["cnn", "spen"]
+    own, cnn, spen = (row.experiment for row in tables["two"])
+    assert [own.name, cnn.name] == ["own", "cnn"]
+    assert [own.training.batch_size, cnn.training.batch_size, spen.training.batch_size] == [9, 7, 7]
+    assert spen.model.solver.steps == 2, "a setting is of the rows that have it"  # type: ignore[union-attr]
+    assert tables["one"][1].experiment.training.batch_size != 7
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
+        (
+            "name: two,",
+            "name: two, set: {training.batch_sise: 7},",
+            "data two, set: no row .*did you mean 'training.batch_size'",
+        ),
+        ("name: two,", "name: two, set: 7,", "data two, set: expected setting: value, got 7"),
+        (
+            "config: cnn.yaml",
+            "only: [too]\n    config: cnn.yaml",
+            "rows.0.only: unknown data set 'too' .*did you mean 'two'",
+        ),
         ("seeds: 5", "seed: 5", r"plan.yaml: seed: unknown key 'seed' \(did you mean 'seeds'"),
         ("trials: 6", "trials: 0", "tuning.trials: expected 1 or more, got 0"),
         ("trials: 6", "metric: f1_exmple, trials: 6", "tuning.metric: unknown metric 'f1_exmple' .*'f1_example'"),
