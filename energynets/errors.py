@@ -57,9 +57,15 @@ class MissingExtraError(EnergyNetsError, ImportError):
         super().__init__(f"{purpose} needs {package!r}, which is not installed: pip install 'energynets[{extra}]'")
 
 
+MANY = 60
+"""Names that no message lists in full, where one of them is near."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`" (did you mean 'x'? valid: x, y)"`: the hint that closes an error about an unknown name."""
     names = sorted(valid)
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     suggestion = f"did you mean {match[0]!r}? " if match else ""
+    if match and len(names) > MANY:
+        return f" ({suggestion.strip()})"
     return f" ({suggestion}valid: {', '.join(names)})"
