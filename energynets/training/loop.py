@@ -211,11 +211,16 @@ class Loop:
         window = training.length_window if current.train_features is None else 1  # cached features have no padding
         order = training_order(self.train, training.batch_size, window, self.experiment.seed, at.order)
         reveal = None
-        if training.reveal is not None:
+        if training.reveal is not None and self._sees_known(current.stage):
             low, high = training.reveal.low, training.reveal.high
             reveal = RandomReveal.training(low, high, self.experiment.seed, at.order)
         features = current.train_features
         return batches(self.train, training.batch_size, order=order, start=at.step, features=features, reveal=reveal)
+
+    def _sees_known(self, stage: Stage) -> bool:
+        """Whether labels that are known reach what the stage trains; a classifier without inputs for them has nothing
+        to learn from being shown some, and would lose them from its loss."""
+        return getattr(self.model, "observes", False) or bool({"energy", "inference"} & set(stage.trains))
 
     def _end_epoch(self, current: _Current) -> None:
         at, training = self.position, self.experiment.training
