@@ -1,12 +1,13 @@
 """A comparison file: models x data sets x seeds, and search spaces for what is tuned.
 
 name: small
-data: [{name: bibtex}, {name: yeast}]
+data: [{name: bibtex}, {name: yeast, set: {model.features.hidden: [256]}}]
 rows:
   - config: ../bibtex/classifier.yaml
     search: {training.stages.0.optimizer.learning_rate: {low: 1e-4, high: 1e-2, log: true}}
   - config: ../bibtex/spen.yaml
     search: {model.energy.num_measurements: {choices: [16, 64, 256]}}
+  - {config: ../bibtex/icnn.yaml, name: icnn-narrow, only: [yeast], set: {model.features.hidden: [64]}}
 seeds: 10
 tuning: {trials: 20, seeds: 1, metric: f1_example}
 """
@@ -19,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from energynets.compare.fairness import SOURCE
+from energynets.compare.fairness import SOURCE, check_fair
 from energynets.config import Experiment
 from energynets.config_errors import explain
 from energynets.config_models import Positive, Section
@@ -72,9 +73,24 @@ class PlanRow(Section):
 
     config: str = Field(min_length=1, description="path of a configuration, relative to this file")
     name: str | None = Field(default=None, description="of the row; default: the configuration's")
-    set: dict[str, Any] = Field(default={}, description="setting, as for --set -> its value in this row")
+    set: dict[str, Any] = Field(default={}, description="setting, as for --set -> its value; wins over the data's")
     only: tuple[str, ...] = Field(default=(), description="data sets whose tables have the row; none named: all")
     search: dict[str, Space] = Field(default={}, description="setting, as for --set -> what it may be")
+
+
+class PlanData(Section):
+    """A data set: which documents, as in a data section, and what settings go with them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, description="of the table")
+    set: dict[str, Any] = Field(
+        default={}, description="setting, as for --set -> its value in every row whose configuration has it"
+    )
+
+    def section(self) -> dict[str, Any]:
+        """What the experiments see."""
+        return self.model_dump(exclude={"set"})
 
 
 class Tuning(Section):
@@ -91,11 +107,8 @@ class Plan(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100, description="default: the file's name")
     rows: tuple[PlanRow, ...] = Field(min_length=1, description="models")
-    data: tuple[dict[str, Any], ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="data sections: which documents; default: those of the rows. `set` in one are settings that go "
-        "with its documents, of every row that has them",
+    data: tuple[PlanData, ...] | None = Field(
+        default=None, min_length=1, description="data sections: which documents; default: those of the rows"
     )
     seeds: Positive = Field(default=3, description="seeds 0, 1, ... of each row that depends on one")
     tuning: Tuning = Field(default=Tuning(), description="budget of each row with a search space")
@@ -128,8 +141,8 @@ class PlannedRow:
         Raises:
             ConfigError: settings that it cannot have.
         """
-        overrides = [f"{path}={json.dumps(value)}" for path, value in values.items()]
-        return Experiment.from_tree(self.experiment.model_dump(mode="json"), overrides, source=self.experiment.name)
+        tree = self.experiment.model_dump(mode="json")
+        return Experiment.from_tree(tree, _overrides(values), source=self.experiment.name)
 
 
 def is_plan(path: Path) -> bool:
@@ -159,53 +172,49 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Plan, di
         plan = Plan.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, Plan)}") from None
-    if plan.data is None:
-        return plan, {plan.name: [_row(path, row, None) for row in plan.rows]}
-    names: list[Any] = [section.get("name") for section in plan.data]
-    for place, name in enumerate(names):
-        if not isinstance(name, str) or not name or name in names[:place] or "/" in name:
-            raise ConfigError(f"{path}: data.{place}.name: expected a name of its own for each data set, got {name!r}")
+    sets: dict[str, PlanData | None] = {plan.name: None} if plan.data is None else {}
+    for place, data in enumerate(plan.data or ()):
+        if data.name in sets or "/" in data.name:
+            raise ConfigError(
+                f"{path}: data.{place}.name: expected a name of its own for each data set, got {data.name!r}"
+            )
+        sets[data.name] = data
     for place, row in enumerate(plan.rows):
-        for name in set(row.only) - set(names):
-            raise ConfigError(f"{path}: rows.{place}.only: unknown data set {name!r}{nearest(name, names)}")
-    return plan, {str(section["name"]): _table(path, plan, section) for section in plan.data}
+        for name in row.only:
+            if name not in sets:
+                raise ConfigError(f"{path}: rows.{place}.only: unknown data set {name!r}{nearest(name, sets)}")
+    tables = {
+        name: [_row(path, row, data) for row in plan.rows if not row.only or name in row.only]
+        for name, data in sets.items()
+    }
+    for name, rows in tables.items():
+        try:
+            check_fair([row.experiment for row in rows], tuple(range(plan.seeds)))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: rows of {name}: {error}") from None
+    for data in plan.data or ():
+        known = set().union(*(_keys(_settings(row.experiment)) for row in tables[data.name]))
+        for setting in data.set:
+            if setting not in known:
+                where = f"{path}: data {data.name}, set"
+                raise ConfigError(f"{where}: no row has a setting {setting!r}{nearest(setting, known)}")
+    return plan, tables
 
 
-def _table(path: Path, plan: Plan, section: Mapping[str, Any]) -> list[PlannedRow]:
-    """The rows of one data set."""
-    data, found, had = dict(section), [], set()
-    given = data.pop("set", {})
-    where = f"{path}: data {data['name']}, set"
-    if not isinstance(given, dict):
-        raise ConfigError(f"{where}: expected setting: value, got {given!r}")
-    known: set[str] = set()
-    for row in plan.rows:
-        if row.only and data["name"] not in row.only:
-            continue
-        found.append(_row(path, row, data, given))
-        keys = _keys(found[-1].experiment.model_dump(mode="json"))
-        had |= given.keys() & keys
-        known |= keys
-    for setting in given.keys() - had:
-        raise ConfigError(f"{where}: no row has a setting {setting!r}{nearest(setting, known)}")
-    return found
-
-
-def _row(
-    path: Path, row: PlanRow, data: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None
-) -> PlannedRow:
+def _row(path: Path, row: PlanRow, data: PlanData | None) -> PlannedRow:
     config = path.parent / row.config
     tree = read_yaml(config)
     tree["name"] = row.name or tree.get("name") or config.stem
     if data is not None:
         # Which documents is the plan's to say; how a model reads them stays the row's.
         reading = {key: value for key, value in (tree.get("data") or {}).items() if key not in (*SOURCE, "planted")}
-        tree["data"] = reading | dict(data)
-    planned = PlannedRow(Experiment.from_tree(tree, source=str(config)), row.search)
-    if given or row.set:
-        keys = _keys(planned.experiment.model_dump(mode="json"))
-        own = {setting: value for setting, value in (given or {}).items() if setting in keys} | row.set
-        planned = PlannedRow(planned.at(own), row.search)
+        tree["data"] = reading | data.section()
+    experiment = Experiment.from_tree(tree, source=str(config))
+    try:
+        planned = PlannedRow(_with_settings(experiment, data.set if data else {}, row.set), row.search)
+    except ConfigError as error:
+        where = f" on {data.name}" if data else ""
+        raise ConfigError(f"{path}: set of {tree['name']}{where}: {error}") from None
     for setting, space in row.search.items():
         for value in space.ends():
             try:
@@ -213,6 +222,30 @@ def _row(
             except ConfigError as error:
                 raise ConfigError(f"{path}: search of {tree['name']}, {setting}: {error}") from None
     return planned
+
+
+def _with_settings(experiment: Experiment, of_data: Mapping[str, Any], of_row: Mapping[str, Any]) -> Experiment:
+    """The experiment with the row's settings, and with those of the data that it has and the row leaves alone."""
+    if of_row:
+        experiment = PlannedRow(experiment).at(of_row)
+    tree = _settings(experiment)
+    keys = _keys(tree)
+    concerned = {setting: value for setting, value in of_data.items() if setting in keys}
+    if not concerned:
+        return experiment
+    return Experiment.from_tree(tree, _overrides(concerned) + _overrides(of_row), source=experiment.name)
+
+
+def _overrides(values: Mapping[str, Any]) -> list[str]:
+    return [f"{path}={json.dumps(value)}" for path, value in values.items()]
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """All that can be set of an experiment, the stages of its model's kind included where it names none."""
+    tree = experiment.model_dump(mode="json")
+    if tree["training"]["stages"] is None and experiment.stages:
+        tree["training"]["stages"] = [stage.model_dump(mode="json") for stage in experiment.stages]
+    return tree
 
 
 def _keys(tree: Any, prefix: str = "") -> set[str]:

@@ -118,14 +118,14 @@ def compare_plan(
     folder = Path(folder) if folder is not None else Path("comparisons") / plan.name
     seeds = seeds or plan.seeds
     # All that can be told is told before anything runs.
-    for rows in tables.values():
+    for data, rows in tables.items():
         experiments = [row.experiment for row in rows]
         check_fair(experiments, tuple(range(seeds)))
         check_same_documents(experiments)
         names = [e.name for e in (with_linear_line(experiments) if plan.linear else experiments)]
         if plan.reference is not None and plan.reference not in names:
             raise ConfigError(
-                f"{plan.name}: reference: no row is called {plan.reference!r}{nearest(plan.reference, names)}"
+                f"{plan.name}: reference: on {data} no row is called {plan.reference!r}{nearest(plan.reference, names)}"
             )
     if any(row.search for rows in tables.values() for row in rows):
         require_optuna()
@@ -198,7 +198,7 @@ def to_markdown(suite: Suite) -> str:
             cells = [_cell(found, name, metric, verdicts) for found in suite.comparisons]
             rank = f"{means[name]:.2f}" if name in means else "-"
             lines.append(f"| {name} | " + " | ".join(cells) + f" | {rank} |")
-        lines.append("\n" + _ranks_text(ranks) + "\n")
+        lines.append("\n" + _ranks_text(ranks, [name for name in names if name not in means]) + "\n")
     tested = sum(difference.p is not None for difference in suite.differences)
     references = ", ".join(f"{found.name} {found.reference}" for found in suite.comparisons)
     marks = (
@@ -230,12 +230,15 @@ def _cell(comparison: Comparison, name: str, metric: str, verdicts: Mapping[tupl
     return f"**{mean}** {MARKS['better']}" if verdict == "better" else f"{mean} {MARKS.get(verdict, '')}".strip()
 
 
-def _ranks_text(ranks: Ranks | None) -> str:
+def _ranks_text(ranks: Ranks | None, left_out: Sequence[str]) -> str:
     if ranks is None:
         return "No row has a result on every data set."
     if ranks.p is None or ranks.critical is None:
-        return f"Ranks over {ranks.sets} data set{'s' * (ranks.sets > 1)} and {len(ranks.names)} rows are not tested."
-    return (
-        f"Mean ranks over {ranks.sets} data sets: all alike with p = {p_text(ranks.p)} (Friedman); two rows differ "
-        f"where their mean ranks are more than {ranks.critical:.2f} apart (Nemenyi)."
-    )
+        text = f"Ranks over {ranks.sets} data set{'s' * (ranks.sets > 1)} and {len(ranks.names)} rows are not tested."
+    else:
+        text = (
+            f"Mean ranks over {ranks.sets} data sets: all alike with p = {p_text(ranks.p)} (Friedman); two rows differ "
+            f"where their mean ranks are more than {ranks.critical:.2f} apart (Nemenyi)."
+        )
+    # Ranks among other rows on each set would not be alike: these are among the rows that every set has.
+    return text + (f" Not ranked, without a result on some data set: {', '.join(left_out)}." if left_out else "")

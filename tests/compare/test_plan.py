@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trials import RATE, write_files
+from trials import RATE, SETS, write_files
 
 from energynets.compare.plan import is_plan, load_plan
 from energynets.errors import ConfigError
@@ -89,7 +89,7 @@ def test_settings_go_with_a_data_set_or_a_row(tmp_path: Path) -> None:
             "name: two, set: {training.batch_sise: 7},",
             "data two, set: no row .*did you mean 'training.batch_size'",
         ),
-        ("name: two,", "name: two, set: 7,", "data two, set: expected setting: value, got 7"),
+        ("name: two,", "name: two, set: 7,", "data.1.set: expected a section of settings, got 7"),
         (
             "config: cnn.yaml",
             "only: [too]\n    config: cnn.yaml",
@@ -111,6 +111,86 @@ def test_settings_go_with_a_data_set_or_a_row(tmp_path: Path) -> None:
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, before: str, after: str, said: str) -> None:
     path = write_files(tmp_path)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(ConfigError, match=said):
+        load_plan(path)
+
+
+def test_settings_go_with_a_data_set_and_rows_may_deviate(tmp_path: Path) -> None:
+    _, tables = load_plan(write_files(tmp_path, SETS))
+    found = {name: {row.experiment.name: row.experiment for row in rows} for name, rows in tables.items()}
+    assert {name: list(rows) for name, rows in found.items()} == {
+        "one": ["linear", "cnn", "wide"],
+        "two": ["linear", "cnn", "wide", "spen"],
+    }
+    filters = {
+        (name, row): e.model.features.num_filters  # type: ignore[union-attr]
+        for name, rows in found.items()
+        for row, e in rows.items()
+        if row != "linear"
+    }
+    assert filters == {
+        ("one", "cnn"): 2,
+        ("two", "cnn"): 3,
+        ("one", "wide"): 8,
+        ("two", "wide"): 8,
+        ("two", "spen"): 3,
+    }
+    assert [rows["wide"].stages[0].epochs for rows in found.values()] == [2, 1]
+    assert [rows["linear"].training.stages for rows in found.values()] == [None, None]
+    assert [rows["linear"].training.batch_size for rows in found.values()] == [64, 16], "a key that every row has"
+    assert [rows["cnn"].data.planted.seed for rows in found.values()] == [0, 1]  # type: ignore[union-attr]
+
+
+def test_a_section_of_the_row_wins_whole(tmp_path: Path) -> None:
+    path = write_files(tmp_path, SETS)
+    section = "model.features: {kind: kim_cnn, embedding_dim: 4, windows: [1]}"
+    path.write_text(path.read_text().replace("model.features.num_filters: 8", section))
+    _, tables = load_plan(path)
+    assert tables["one"][2].experiment.model.features.num_filters == 100  # type: ignore[union-attr]
+    bags = "model.features: {kind: bag_of_words, hidden: [4]}"
+    path.write_text(path.read_text().replace(section, bags))
+    _, tables = load_plan(path)
+    assert tables["one"][2].experiment.model.features.hidden == (4,)  # type: ignore[union-attr]
+
+
+def test_search_wins_over_settings(tmp_path: Path) -> None:
+    path = write_files(tmp_path, SETS)
+    space = "search: {model.features.num_filters: {choices: [5, 6]}}"
+    path.write_text(path.read_text().replace("only: [two]", f"only: [two], {space}"))
+    row = load_plan(path)[1]["two"][3]
+    assert row.experiment.model.features.num_filters == 3  # type: ignore[union-attr]
+    assert row.at({"model.features.num_filters": 6}).model.features.num_filters == 6  # type: ignore[union-attr]
+
+
+def test_stages_of_the_models_kind_can_be_set(tmp_path: Path) -> None:
+    path = write_files(tmp_path, SETS)
+    path.write_text(path.read_text().replace("config: spen.yaml, only: [two]", "config: default.yaml"))
+    path.write_text(path.read_text().replace("stages.0.epochs: 2", "stages.1.epochs: 2"))
+    _, tables = load_plan(path)
+    default, one = (tables[name][3].experiment for name in ("two", "one"))
+    assert [stage.epochs for stage in default.stages] == [30, 10, 10]
+    assert [stage.epochs for stage in one.stages] == [30, 2, 10]
+    assert [stage.trains for stage in one.stages] == [stage.trains for stage in default.stages]
+    assert tables["one"][1].experiment.stages[0].epochs == 1, "it has no second stage"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("num_filters: 2", "num_filtres: 2", "data one, set: no row .*mean 'model.features.num_filters'"),
+        ("stages.0.epochs: 2", "stages.4.epochs: 2", "data one, set: no row has a setting 'training.stages.4.epochs'"),
+        ("training.batch_size: 16", "training.reveal.share: 1", "data two, set: no row has .*'training.reveal.share'"),
+        ("training.batch_size: 16", "training.batch_size: 0", "set of linear on two: .*batch_size: expected 1 or more"),
+        ("num_filters: 8", "num_fliters: 8", "set of wide on one: .*did you mean 'num_filters'"),
+        ("only: [two]", "name: wide, only: [two]", "rows of two: .*2 experiments are called 'wide'; give each its own"),
+        ("name: two", "names: two", "data.1.name: missing"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_settings_are_told_before_anything_runs(tmp_path: Path, before: str, after: str, said: str) -> None:
+    path = write_files(tmp_path, SETS)
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after, 1))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.importorskip("optuna")
-from trials import Trials, trials, write_files
+from trials import SETS, Trials, trials, write_files
 
 from energynets.cli.main import app
 from energynets.compare.cells import Cell
@@ -36,6 +36,29 @@ def test_real_runs(tmp_path: Path) -> None:
     assert trial.seconds == run["train_seconds"]
     difference = suite.differences[0]
     assert (difference.unit, difference.documents, difference.p) == ("documents", 20, None)
+
+
+def test_settings_of_data_sets_and_rows_reach_the_runs(tmp_path: Path) -> None:
+    path = write_files(tmp_path, SETS)
+    path.write_text(
+        path.read_text().replace("  - config: linear.yaml\n", "").replace("seeds: 1", "seeds: 1\nlinear: false")
+    )
+    suite = compare_plan(*load_plan(path), folder=tmp_path / "c", processes=2)
+    assert suite.failures == []
+    one, two = ({row.name: row.results[0] for row in found.rows} for found in suite.comparisons)
+    assert (list(one), list(two)) == (["cnn", "wide"], ["cnn", "wide", "spen"])
+    assert [table["cnn"]["stages"][0]["epochs"] for table in (one, two)] == [2, 1]
+    embedding = one["cnn"]["parameters"] - 2 * 4 - 2 - 4 * 2 - 4  # two filters of four numbers, four labels
+    assert one["wide"]["parameters"] - embedding == 8 * 4 + 8 + 4 * 8 + 4
+    ranks = suite.ranks("f1_example")
+    assert ranks is not None
+    assert (ranks.names, ranks.sets) == (("cnn", "wide"), 2)
+    text = (tmp_path / "c" / "table.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| spen |"))
+    assert (row.split("|")[2].strip(), row.split("|")[4].strip()) == ("-", "-"), "neither on one nor ranked"
+    assert "2 rows are not tested. Not ranked, without a result on some data set: spen." in text
+    plan = json.loads((tmp_path / "c" / "results.json").read_text())["plan"]
+    assert plan["data"][1]["set"] == {"model.features.num_filters": 3, "training.batch_size": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +148,9 @@ def test_a_row_whose_tuning_failed_leaves_the_others(
 def test_what_cannot_be_is_told_before_anything_runs(tmp_path: Path, trials: Trials) -> None:
     with pytest.raises(ConfigError, match=r"no row is called 'ccn' \(did you mean 'cnn'"):
         carry_out(tmp_path, "c", "reference=ccn")
+    plan, tables = load_plan(write_files(tmp_path, SETS), ["reference=spen"])
+    with pytest.raises(ConfigError, match="reference: on one no row is called 'spen'"):
+        compare_plan(plan, tables, folder=tmp_path / "c")
     assert trials.ran == []
 
 

@@ -107,8 +107,35 @@ tuning: {{trials: 6, seeds: 2}}
 }
 
 
-def write_files(folder: Path) -> Path:
+# Settings that go with a data set, rows with settings of their own, a row that is in one table alone.
+SETS = {
+    **FILES,
+    "linear.yaml": f"data: {{planted: {json.dumps(PLANTED)}}}\nmodel: {{kind: linear}}",
+    "default.yaml": """
+extends: spen.yaml
+training: {stages: null}
+""",
+    "plan.yaml": f"""
+name: sets
+data:
+  - name: one
+    planted: {json.dumps(PLANTED)}
+    set: {{model.features.num_filters: 2, training.stages.0.epochs: 2}}
+  - name: two
+    planted: {json.dumps({**PLANTED, "seed": 1})}
+    set: {{model.features.num_filters: 3, training.batch_size: 16}}
+rows:
+  - config: linear.yaml
+  - config: cnn.yaml
+  - {{config: cnn.yaml, name: wide, set: {{model.features.num_filters: 8}}}}
+  - {{config: spen.yaml, only: [two]}}
+seeds: 1
+""",
+}
+
+
+def write_files(folder: Path, files: dict[str, str] = FILES) -> Path:
     """A comparison file and its configurations; gives its path."""
-    for name, text in FILES.items():
+    for name, text in files.items():
         (folder / name).write_text(text)
     return folder / "plan.yaml"
