@@ -36,6 +36,9 @@ def compare(
     processes: Annotated[
         int, typer.Option(min=1, help="Runs side by side: sooner done, but their seconds are of a busy machine.")
     ] = 1,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Train nothing: tables of a comparison file's runs that are done.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -56,8 +59,10 @@ def compare(
             raise ConfigError("compare: a comparison file comes alone; it names its configurations itself")
         if reference or not linear:
             raise ConfigError("compare: a comparison file says itself what --reference and --no-linear say: use --set")
-        _compare_plan(configs[0], overrides, seeds, folder, processes, quiet=quiet, as_json=as_json)
+        _compare_plan(configs[0], overrides, seeds, folder, processes, finished, quiet=quiet, as_json=as_json)
         return
+    if finished:
+        raise ConfigError("compare: --finished is of a comparison file")
     if configs:
         experiments = [Experiment.load(path, overrides or []) for path in configs]
         folder = folder or Path("comparisons") / _name(configs)
@@ -102,6 +107,7 @@ def _compare_plan(
     seeds: int | None,
     folder: Path | None,
     processes: int,
+    finished: bool,
     *,
     quiet: bool,
     as_json: bool,
@@ -114,7 +120,15 @@ def _compare_plan(
     watcher = Watcher(plan.tuning.metric, quiet=quiet)
     try:
         with watcher, _stopping():
-            suite = compare_plan(plan, tables, folder=folder, seeds=seeds, processes=processes, progress=watcher)
+            suite = compare_plan(
+                plan,
+                tables,
+                folder=folder,
+                seeds=seeds,
+                processes=processes,
+                progress=watcher,
+                finished=finished,
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None
     if as_json:

@@ -240,6 +240,10 @@ def compare(
     )
 
 
+class NothingFinishedError(ConfigError):
+    """A table of finished runs, and there are none."""
+
+
 def run_table(
     experiments: Sequence[Experiment],
     *,
@@ -252,6 +256,7 @@ def run_table(
     failed: Mapping[str, str] | None = None,
     hashed: bool = False,
     notes: tuple[str, ...] = (),
+    finished: bool = False,
 ) -> Comparison:
     """`compare` of experiments that were found fair.
 
@@ -260,6 +265,10 @@ def run_table(
         failed: name -> why this experiment cannot be run.
         hashed: run folders carry the configuration's hash: other settings have folders of their own.
         notes: sentences for the table's caption.
+        finished: nothing is trained: the table is of the runs that are done.
+
+    Raises:
+        NothingFinishedError: `finished`, and nothing is.
     """
     failed = failed or {}
     if linear:
@@ -277,6 +286,15 @@ def run_table(
     # Every folder is looked at before anything runs: a clash is told at once, not after hours.
     kept = {cell.name: cell.finished_result() for cell in runnable}
     check_same_documents(experiments)
+    if finished:
+        runnable = [cell for cell in runnable if kept[cell.name]]
+        if not runnable:
+            raise NothingFinishedError(f"--finished: no run is finished in {folder}")
+        if len(runnable) < len(cells):
+            notes = (*notes, f"{len(runnable)} of {len(cells)} runs are finished; the others are not in the table.")
+            experiments = [e for e in experiments if any(cell.experiment is e for cell in runnable)]
+            cells = runnable
+            seeds = tuple(seed for seed in seeds if any(cell.seed == seed for cell in cells))
     results: dict[str, Mapping[str, Any]] = {}
     failures = {cell.name: failed[cell.experiment.name] for cell in cells if cell.experiment.name in failed}
 

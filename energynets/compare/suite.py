@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from energynets.compare.cells import CompareProgress
-from energynets.compare.comparison import Comparison, run_table, with_linear_line
+from energynets.compare.comparison import Comparison, NothingFinishedError, run_table, with_linear_line
 from energynets.compare.fairness import check_fair, check_same_documents
 from energynets.compare.files import write_texts
 from energynets.compare.plan import Plan, PlannedRow
@@ -97,6 +98,7 @@ def compare_plan(
     seeds: int | None = None,
     processes: int = 1,
     progress: CompareProgress | None = None,
+    finished: bool = False,
 ) -> Suite:
     """Tune each row with a search space, run the best settings under fresh seeds, and put it all in tables.
 
@@ -110,9 +112,10 @@ def compare_plan(
         seeds: instead of the plan's.
         processes: runs at a time.
         progress: listener.
+        finished: nothing is trained: the tables are of the runs that are done.
 
     Raises:
-        ConfigError: rows that cannot be compared fairly.
+        ConfigError: rows that cannot be compared fairly; nothing is finished.
         MissingExtraError: something is to be tuned, and optuna is not installed.
     """
     folder = Path(folder) if folder is not None else Path("comparisons") / plan.name
@@ -130,6 +133,8 @@ def compare_plan(
     if any(row.search for rows in tables.values() for row in rows):
         require_optuna()
     comparisons, tuned = [], {}
+    if finished and any(row.search for rows in tables.values() for row in rows):
+        raise ConfigError("--finished: shows rows as they are configured, and some of these are to be tuned")
     for data, rows in tables.items():
         here = folder / data
         found = {
@@ -139,20 +144,24 @@ def compare_plan(
             for row in rows
         }
         tuned[data] = {name: result for name, result in found.items() if result.trials}
-        comparisons.append(
-            run_table(
-                [result.experiment for result in found.values()],
-                seeds=tuple(range(seeds)),
-                folder=here,
-                linear=plan.linear,
-                reference=plan.reference,
-                processes=processes,
-                progress=progress,
-                failed={name: result.failure for name, result in found.items() if result.failure},
-                hashed=True,
-                notes=_notes(plan, tuned[data]),
+        with contextlib.suppress(NothingFinishedError):
+            comparisons.append(
+                run_table(
+                    [result.experiment for result in found.values()],
+                    seeds=tuple(range(seeds)),
+                    folder=here,
+                    linear=plan.linear,
+                    reference=plan.reference,
+                    processes=processes,
+                    progress=progress,
+                    failed={name: result.failure for name, result in found.items() if result.failure},
+                    hashed=True,
+                    notes=_notes(plan, tuned[data]),
+                    finished=finished,
+                )
             )
-        )
+    if not comparisons:
+        raise ConfigError(f"--finished: no run of {plan.name} is finished in {folder}")
     suite = Suite(plan.name, folder, tuple(comparisons), plan, tuned)
     results = json.dumps(suite.to_dict(), indent=2, ensure_ascii=False) + "\n"
     write_texts(folder, {"table.md": to_markdown(suite), "results.json": results})

@@ -61,6 +61,27 @@ def test_settings_of_data_sets_and_rows_reach_the_runs(tmp_path: Path) -> None:
     assert plan["data"][1]["set"] == {"model.features.num_filters": 3, "training.batch_size": 16}
 
 
+def test_finished_trains_nothing(tmp_path: Path, trials: Trials) -> None:
+    path = write_files(tmp_path, SETS)
+    path.write_text(path.read_text().replace("  - config: linear.yaml\n", "").replace("seeds: 1", "linear: false"))
+    plan, tables = load_plan(path)
+    with pytest.raises(ConfigError, match="no run of .* is finished"):
+        compare_plan(plan, tables, folder=tmp_path / "c", seeds=2, finished=True)
+    trials.stop_after = 5
+    with pytest.raises(KeyboardInterrupt):
+        compare_plan(plan, tables, folder=tmp_path / "c", seeds=2)
+    ran, trials.stop_after = list(trials.ran), None
+    suite = compare_plan(plan, tables, folder=tmp_path / "c", seeds=2, finished=True)
+    assert trials.ran == ran
+    found = [(row.name, result["seed"]) for table in suite.comparisons for row in table.rows for result in row.results]
+    assert sorted(found) == sorted((name, seed) for name, seed, _ in ran)
+    assert suite.failures == []
+    assert "1 of 6 runs are finished" in (suite.comparisons[1].folder / "table.md").read_text()
+    assert len(compare_plan(plan, tables, folder=tmp_path / "c", seeds=2).comparisons) == 2
+    with pytest.raises(ConfigError, match="some of these are to be tuned"):
+        compare_plan(*load_plan(write_files(tmp_path)), folder=tmp_path / "d", finished=True)
+
+
 @pytest.fixture(autouse=True)
 def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
