@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from energynets.metrics.calibration import Calibration, calibration
 from energynets.metrics.decoding import DECODERS, Decoder, ExpectedF1, GlobalThreshold, PerLabel
 from energynets.metrics.decoding.decoder import predicted_sets
-from energynets.metrics.documents import document_values
+from energynets.metrics.documents import document_values, observed_name, split_name
 from energynets.metrics.propensity import inverse_propensity, psndcg_at_k, psp_at_k
 from energynets.metrics.ranking import ndcg_at_k, precision_at_k
 from energynets.metrics.scores import NOT_RANKED, TopScores
@@ -37,11 +37,13 @@ __all__ = [
     "hamming_loss",
     "inverse_propensity",
     "ndcg_at_k",
+    "observed_name",
     "precision_at_k",
     "predict_above",
     "psndcg_at_k",
     "psp_at_k",
     "smaller_is_better",
+    "split_name",
     "subset_accuracy",
     "truncated",
 ]

@@ -49,6 +49,18 @@ def document_values(
     return {name: values.astype(np.float32) for name, values in found.items()}
 
 
+def observed_name(metric: str, share: str) -> str:
+    """What a metric of the rest is called where that share of the labels is shown: `observed/0.5/f1_example`."""
+    return f"observed/{share}/{metric}" if share else metric
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The inverse of `observed_name`: metric and share, "" where no labels are shown."""
+    head, _, rest = name.partition("/")
+    share, _, metric = rest.partition("/")
+    return (metric, share) if head == "observed" and metric else (name, "")
+
+
 def _shares(gains_N: np.ndarray, best_N: np.ndarray) -> np.ndarray:
     best = best_N.sum()
     return gains_N * (len(gains_N) / best) if best > 0 else np.zeros_like(gains_N)

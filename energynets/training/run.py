@@ -273,7 +273,7 @@ class RunFolder:
         """Metrics of the test split document by document, in the split's order: what a paired test compares.
 
         Args:
-            values: metric -> (N,) float32.
+            values: metric -> (N,) float32; of the rest, where labels are shown, by its `metrics.observed_name`.
         """
 
         def write(path: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.data.reveal import RandomReveal
 from energynets.errors import DataError
-from energynets.metrics import Decoder, TopScores, calibration
+from energynets.metrics import Decoder, TopScores, calibration, observed_name
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
 from energynets.training.build import (
@@ -233,6 +234,7 @@ class _Session:
         """Threshold from validation, metrics of validation and test, the row."""
         decoder = self.measures.unchosen()
         metrics: dict[str, dict[str, float]] = {}
+        documents: dict[str, np.ndarray] = {}
         reliability: dict[str, Any] | None = None
         seconds: list[float] = []
         if self._has("validation"):
@@ -246,15 +248,16 @@ class _Session:
             if scores is not None:
                 metrics["test"] = self.measures.metrics(scores, test.labels, decoder)
                 reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
-                self.run.save_documents(self.measures.documents(scores, test.labels, decoder))
+                documents |= self.measures.documents(scores, test.labels, decoder)
                 if missed := decoder.missed(scores):
                     self.progress.note(
                         f"{missed} test documents may have labels to predict beyond the {scores.k} scores kept of "
                         "each: raise evaluation.top"
                     )
-        observed = {
-            f"{fraction:g}": self._observed(model, fraction) for fraction in self.experiment.evaluation.observed
-        }
+        observed = {}
+        for fraction in self.experiment.evaluation.observed:
+            observed[f"{fraction:g}"], values = self._observed(model, fraction)
+            documents |= {observed_name(metric, f"{fraction:g}"): value for metric, value in values.items()}
         trace = self._trace(model)
         if not self.mesh.first:
             return _said_by_first(self.mesh, self.run)
@@ -283,6 +286,8 @@ class _Session:
             calibration=reliability,
             observed=observed or None,
         )
+        if documents:
+            self.run.save_documents(documents)
         self.run.save_diagnostics(self._diagnostics(model, decoder))
         self.run.finish(result, decoder.arrays())
         return _said_by_first(self.mesh, self.run)
@@ -290,9 +295,9 @@ class _Session:
     def _has(self, split: str) -> bool:
         return len(self.dataset.splits.get(split, ())) > 0
 
-    def _observed(self, model: Any, fraction: float) -> dict[str, Any]:
-        """Decoder and metrics of the rest where a fraction of the labels is shown."""
-        decoder, metrics = self.measures.unchosen(), {}
+    def _observed(self, model: Any, fraction: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Decoder and metrics of the rest where a fraction of the labels is shown, and those of each test document."""
+        decoder, metrics, values = self.measures.unchosen(), {}, {}
         for split in filter(self._has, ("validation", "test")):
             reveal = shown(fraction, split)
             documents, scores = self._score(model, split, [], reveal)
@@ -301,7 +306,9 @@ class _Session:
                 if split == "validation":
                     decoder = self.measures.decoder(scores, labels)
                 metrics[split] = rest_metrics(self.measures, scores, labels, decoder)
-        return {"threshold": decoder.row(), **metrics}
+                if split == "test":
+                    values = self.measures.documents(scores, labels, decoder)
+        return {"threshold": decoder.row(), **metrics}, values
 
     def _score(
         self, model: Any, split: str, seconds: list[float], reveal: RandomReveal | None = None

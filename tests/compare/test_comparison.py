@@ -120,6 +120,11 @@ def test_a_folder_with_runs_of_other_settings_is_refused_before_anything_runs(tm
             1,
             "b is measured otherwise than a: evaluation.decoding expected_f1, not global",
         ),
+        (
+            [experiment("a"), experiment("b", "classifier", "evaluation.observed=[0.5]")],
+            1,
+            r"b is measured otherwise than a: evaluation.observed \(0.5,\), not \(\)",
+        ),
     ],
 )
 def test_what_cannot_be_compared(experiments: list[Experiment], seeds: Any, expected: str, tmp_path: Path) -> None:

@@ -31,9 +31,12 @@ from energynets.metrics import (
     TopScores,
     choose_threshold,
     evaluate_scores,
+    observed_name,
     predict_above,
+    split_name,
 )
 from energynets.training import Interrupted, Progress, evaluate, load_run, predict, score, train
+from energynets.training.run import RunFolder
 
 ALL = ["features", "unary", "energy"]
 
@@ -216,6 +219,26 @@ def test_a_result_has_the_rest_of_both_splits_at_every_fraction(runs: dict[str, 
         data = toy_data().prepared
         labels = rest_of(data.split("test").labels, RandomReveal.evaluation(0.5, 2))
         assert half["test"]["with_labels"] == (np.diff(labels.indptr) > 0).mean()
+
+
+def test_documents_are_what_the_rest_is_the_mean_of(runs: dict[str, Path]) -> None:
+    for name, folder in runs.items():
+        row = json.loads((folder / "result.json").read_text())
+        values = RunFolder(folder).read_documents()
+        plain = [metric for metric in values if not split_name(metric)[1]]
+        assert len(values) == 3 * len(plain), "as it is, and at both shares"
+        for share, found in row["observed"].items():
+            for metric in plain:
+                own = values[observed_name(metric, share)]
+                assert own.shape == (30,)
+                assert own.mean(dtype=np.float64) == pytest.approx(found["test"][metric], abs=1e-6), (name, metric)
+        np.testing.assert_array_equal(values[observed_name("f1_example", "0")], values["f1_example"])
+        assert (values[observed_name("f1_example", "0.5")] != values["f1_example"]).any()
+
+
+@given(st.sampled_from(["f1_example", "f1_example_at_0.5", "precision@1"]), st.sampled_from(["", "0", "0.5", "1e-05"]))
+def test_names_of_the_rest_are_told_apart(metric: str, share: str) -> None:
+    assert split_name(observed_name(metric, share)) == (metric, share)
 
 
 def test_evaluate_measures_what_the_run_did_and_other_fractions_too(runs: dict[str, Path]) -> None:
