@@ -16,6 +16,7 @@ from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
 from energynets.compare.pool import run_cells
 from energynets.errors import ConfigError, nearest
+from energynets.metrics import observed_name, split_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ class Row:
         failures: seed -> why it has no result.
         config: the resolved configuration, YAML.
         energy: whether the model has one.
+        blind: whether the model has no place for labels that are shown.
         documents: per finished seed, metric -> (N,) values of the test documents; empty mappings where none were kept.
         diagnostics: per finished seed, what its diagnostics.json says; empty mappings where there is none.
     """
@@ -69,6 +71,7 @@ class Row:
     energy: bool = False
     documents: tuple[Mapping[str, np.ndarray], ...] = ()
     diagnostics: tuple[Mapping[str, Any], ...] = ()
+    blind: bool = True
 
     @property
     def deterministic(self) -> bool:
@@ -81,12 +84,15 @@ class Row:
         return self.kind not in ("label_frequency", "bayes_optimal")
 
     def metric(self, name: str, split: str = "test") -> Spread | None:
-        """A metric over seeds."""
-        return Spread.of(result["metrics"].get(split, {}).get(name) for result in self.results)
+        """A metric over seeds; of the rest where labels are shown, by its `metrics.observed_name`."""
+        return Spread.of(self.value(place, name, split) for place in range(len(self.results)))
 
     def value(self, place: int, metric: str, split: str = "test") -> float | None:
         """A metric of the result at a place in `results`."""
-        found = self.results[place]["metrics"].get(split, {}).get(metric)
+        name, share = split_name(metric)
+        result = self.results[place]
+        measured = result.get("observed", {}).get(share, {}) if share else result["metrics"]
+        found = measured.get(split, {}).get(name)
         return float(found) if found is not None and math.isfinite(found) else None
 
     def document_values(self, place: int, metric: str) -> np.ndarray | None:
@@ -119,6 +125,8 @@ class Comparison:
         created: ISO time, UTC.
         monitor: the validation metric that training watched, by which the reference was chosen.
         reference: name of the row that others are compared with; None where there is none.
+        observed: share of the labels shown, as text -> name of the reference there: of each share above 0 that the
+            rows are measured at besides.
         processes: runs that shared the machine at a time, at most.
         notes: more sentences for the caption.
         decoding: what makes sets of scores, of every row.
@@ -136,12 +144,13 @@ class Comparison:
     decoding: str = "global"
     monitor: str = "f1_example"
     reference: str | None = None
+    observed: Mapping[str, str | None] = field(default_factory=dict)
     processes: int = 1
     notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
-        """Every learned row against the reference, in every headline metric."""
+        """Every learned row against the reference, in every headline metric, at every share of the labels shown."""
         from energynets.compare.statistics import differences
 
         return differences([self])
@@ -164,6 +173,13 @@ class Comparison:
                     "seeds": [result["seed"] for result in row.results],
                     "test": {name: _plain(row.metric(name)) for name in names},
                     "validation": {name: _plain(row.metric(name, "validation")) for name in names},
+                    "observed": {
+                        share: {
+                            split: {name: _plain(row.metric(observed_name(name, share), split)) for name in names}
+                            for split in ("test", "validation")
+                        }
+                        for share in self.observed
+                    },
                     **{name: _plain(row.quantity(name)) for name in quantities},
                     "threshold": _plain(row.threshold),
                     "failures": {str(seed): why for seed, why in row.failures.items()},
@@ -182,6 +198,7 @@ class Comparison:
             "processes": self.processes,
             "notes": list(self.notes),
             "reference": self.reference,
+            "observed": dict(self.observed),
             "differences": [asdict(difference) for difference in self.differences],
             "rows": rows,
         }
@@ -312,8 +329,13 @@ def run_table(
 
     # Runs that are kept had their times measured under what an earlier session says.
     before = (_read_json(folder / "results.json") or {}).get("processes", 1) if any(kept.values()) else 1
-    chosen_reference = choose_reference(comparison, reference)
-    comparison = replace(comparison, reference=chosen_reference, processes=max(processes, before), notes=notes)
+    comparison = replace(
+        comparison,
+        reference=choose_reference(comparison, reference),
+        observed={share: choose_reference(comparison, reference, share) for share in comparison.observed},
+        processes=max(processes, before),
+        notes=notes,
+    )
     from energynets.compare.files import write
 
     write(comparison)
@@ -369,6 +391,7 @@ def _gather(
                 failures={cell.seed: failures[cell.name] for cell in own if cell.name in failures},
                 config=experiment.to_yaml(),
                 energy=experiment.model.kind == "energy_network",
+                blind=experiment.model.kind != "energy_network" and not getattr(experiment.model, "observes", False),
                 documents=tuple(RunFolder(cell.folder).read_documents() for cell in done),
                 diagnostics=tuple(RunFolder(cell.folder).read_diagnostics() for cell in done),
             )
@@ -387,6 +410,7 @@ def _gather(
         decoding=experiments[0].evaluation.decoding,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         monitor=_monitor(experiments),
+        observed=dict.fromkeys(f"{share:g}" for share in experiments[0].evaluation.observed if share),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from energynets.compare.paired import crossed, flip_signs, holm
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import smaller_is_better
+from energynets.metrics import observed_name, smaller_is_better, split_name
 
 if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison, Row
@@ -27,7 +27,7 @@ class Difference:
     """One row minus the reference, in one metric.
 
     Args:
-        metric: name in results.
+        metric: name in results; of the rest, where labels are shown, its `metrics.observed_name`.
         row: name of the row.
         reference: name of the row it is compared with.
         mean: of the differences, a fraction.
@@ -68,26 +68,41 @@ class Difference:
         return "better" if self.mean > 0 else "worse"
 
 
-def headline(comparison: Comparison) -> list[str]:
-    """The metrics that are tested: P@k at the first and last k, nDCG and PSP at the last, f1_example."""
+def headline(comparison: Comparison, share: str = "") -> list[str]:
+    """The metrics that are tested: P@k at the first and last k, nDCG and PSP at the last, f1_example.
+
+    Where a share of the labels is shown: P@k and f1_example of the rest.
+    """
     ks = [k for k in comparison.ks if any(row.metric(f"precision@{k}") for row in comparison.rows)]
     names = [f"precision@{ks[0]}", f"precision@{ks[-1]}", f"ndcg@{ks[-1]}", f"psp@{ks[-1]}"] if ks else []
-    found = [*dict.fromkeys(names), "f1_example"]
+    names = [*dict.fromkeys(names[:2] if share else names), "f1_example"]
+    found = [observed_name(name, share) for name in names]
     return [name for name in found if any(row.metric(name) for row in comparison.rows)]
 
 
+def shares(comparison: Comparison) -> tuple[str, ...]:
+    """Shares of the labels shown, "" (none) first: differences are tested at each."""
+    return ("", *comparison.observed)
+
+
+def known(share: str) -> str:
+    """What text says of a share."""
+    return f"with {100 * float(share):g} % of the labels known"
+
+
 def metric_title(name: str) -> str:
-    """What tables and pages call a headline metric."""
-    head, _, k = name.partition("@")
+    """What tables and pages call a headline metric, whatever is shown."""
+    head, _, k = split_name(name)[0].partition("@")
     return (
-        {"precision": "P", "ndcg": "nDCG", "psp": "PSP"}[head] + f"@{k}" if k else {"f1_example": "F1"}.get(name, name)
+        {"precision": "P", "ndcg": "nDCG", "psp": "PSP"}[head] + f"@{k}" if k else {"f1_example": "F1"}.get(head, head)
     )
 
 
-def choose_reference(comparison: Comparison, name: str | None = None) -> str | None:
+def choose_reference(comparison: Comparison, name: str | None = None, share: str = "") -> str | None:
     """The row that others are compared with: the one of that name, else the best without an energy on validation.
 
-    Best by `comparison.monitor`. Where every learned row has an energy it is the best of them; None without any.
+    Best by `comparison.monitor`, of the rest where a share of the labels is shown. Where every learned row has an
+    energy it is the best of them; None without any.
 
     Raises:
         ConfigError: no row of that name.
@@ -104,7 +119,7 @@ def choose_reference(comparison: Comparison, name: str | None = None) -> str | N
 
     def value(row: Row) -> float:
         for metric in (comparison.monitor, "f1_example"):
-            spread = row.metric(metric, "validation")
+            spread = row.metric(observed_name(metric, share), "validation")
             if spread is not None:
                 return -spread.mean if smaller_is_better(metric) else spread.mean
         return float("-inf")
@@ -124,35 +139,43 @@ def differences(comparisons: Sequence[Comparison]) -> tuple[Difference, ...]:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The differences of one row in one metric: under each seed, and of each document averaged over seeds."""
+    """One row minus the reference in one metric: under each seed, and on each document averaged over seeds."""
 
     metric: str
     row: Row
+    reference: Row
     seeds_S: np.ndarray
     documents_N: np.ndarray | None
 
 
 def _of_table(comparison: Comparison) -> list[Difference]:
-    reference = next((row for row in comparison.rows if row.name == comparison.reference), None)
-    if reference is None:
-        return []
-    rows = [row for row in comparison.rows if row.learned and row is not reference]
-    pairs = [found for row in rows for metric in headline(comparison) if (found := _pairs(row, reference, metric))]
+    pairs = [found for share in shares(comparison) for found in _pairs_at(comparison, share)]
     kept = [found.documents_N for found in pairs if found.documents_N is not None]
     # One pattern of signs for all tests of a table: they are over the same documents.
     drawn = iter(flip_signs(np.stack(kept, axis=1)) if kept else ())
-    return [_difference(comparison, reference, found, drawn) for found in pairs]
+    return [_difference(comparison, found, drawn) for found in pairs]
 
 
-def _difference(comparison: Comparison, reference: Row, pairs: _Pairs, drawn: Iterator[float]) -> Difference:
+def _pairs_at(comparison: Comparison, share: str) -> list[_Pairs]:
+    """Of a table's rows where a share of the labels is shown."""
+    name = comparison.observed[share] if share else comparison.reference
+    reference = next((row for row in comparison.rows if row.name == name), None)
+    if reference is None:
+        return []
+    rows = [row for row in comparison.rows if row.learned and row is not reference]
+    metrics = headline(comparison, share)
+    return [found for row in rows for metric in metrics if (found := _pairs(row, reference, metric))]
+
+
+def _difference(comparison: Comparison, pairs: _Pairs, drawn: Iterator[float]) -> Difference:
     documents_N, count = pairs.documents_N, len(pairs.seeds_S)
     estimate = crossed(pairs.seeds_S, documents_N)
-    seeded = not (pairs.row.deterministic and reference.deterministic)
+    seeded = not (pairs.row.deterministic and pairs.reference.deterministic)
     unit = "documents" if count == 1 else "seeds" if documents_N is None else "seeds and documents"
     return Difference(
         metric=pairs.metric,
         row=pairs.row.name,
-        reference=reference.name,
+        reference=pairs.reference.name,
         mean=estimate.mean,
         low=estimate.low,
         high=estimate.high,
@@ -181,7 +204,9 @@ def _pairs(row: Row, reference: Row, metric: str) -> _Pairs | None:
         if our_value is None or their_value is None:
             return None
         seeds.append(our_value - their_value)
-    return _Pairs(metric, row, np.array(seeds), _mean_documents(row, reference, metric, places)) if seeds else None
+    if not seeds:
+        return None
+    return _Pairs(metric, row, reference, np.array(seeds), _mean_documents(row, reference, metric, places))
 
 
 def _mean_documents(row: Row, reference: Row, metric: str, places: Sequence[tuple[int, int]]) -> np.ndarray | None:
@@ -217,8 +242,11 @@ def explain(comparison: Comparison) -> list[str]:
             f"▲ is significantly better than {comparison.reference}, ▼ significantly worse: p < {LEVEL} "
             f"after Holm's correction over {len(tested)} differences, paired t test over {' and '.join(over)}."
         )
-        metrics = dict.fromkeys(difference.metric for difference in tested)
-        lines.append(f"Tested: {', '.join(map(metric_title, metrics))}.")
+        titles: dict[str, dict[str, None]] = {}
+        for difference in tested:
+            titles.setdefault(split_name(difference.metric)[1], {})[metric_title(difference.metric)] = None
+        told = [(f"{known(share)} " if share else "") + ", ".join(names) for share, names in titles.items()]
+        lines.append(f"Tested: {'; '.join(told)}.")
     if len(tested) < len(found):
         least = f"; a permutation test over {seeds} seeds cannot go below p = {2 / 2**seeds:g}" if seeds > 1 else ""
         none = "Nothing is marked" if not tested else "Rows run under several seeds are not marked"

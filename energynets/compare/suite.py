@@ -18,10 +18,11 @@ from energynets.compare.fairness import check_fair, check_same_documents
 from energynets.compare.files import write_texts
 from energynets.compare.plan import Plan, PlannedRow
 from energynets.compare.ranks import Ranks, mean_ranks
-from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline
+from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline, known, shares
 from energynets.compare.table import differences_markdown, p_text
 from energynets.compare.tuning import Tuned, require_optuna, tune
 from energynets.errors import ConfigError, nearest
+from energynets.metrics import split_name
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Suite:
 
     @property
     def metrics(self) -> list[str]:
-        """Headline metrics that every data set has."""
-        first, *others = (headline(comparison) for comparison in self.comparisons)
+        """Headline metrics that every data set has, those of the rest where labels are shown among them."""
+        first, *others = ([m for share in shares(c) for m in headline(c, share)] for c in self.comparisons)
         return [metric for metric in first if all(metric in other for other in others)]
 
     def ranks(self, metric: str) -> Ranks | None:
@@ -198,8 +199,9 @@ def to_markdown(suite: Suite) -> str:
         ranks = suite.ranks(metric)
         means = dict(zip(ranks.names, ranks.means, strict=True)) if ranks else {}
         names = dict.fromkeys(row.name for found in suite.comparisons for row in found.rows if row.learned)
+        title, share = split_name(metric)
         lines += [
-            f"## {metric}\n",
+            f"## {title} {known(share)}\n" if share else f"## {title}\n",
             "| model | " + " | ".join(found.name for found in suite.comparisons) + " | mean rank |",
             "| :-- |" + " --: |" * (len(suite.comparisons) + 1),
         ]
@@ -209,7 +211,7 @@ def to_markdown(suite: Suite) -> str:
             lines.append(f"| {name} | " + " | ".join(cells) + f" | {rank} |")
         lines.append("\n" + _ranks_text(ranks, [name for name in names if name not in means]) + "\n")
     tested = sum(difference.p is not None for difference in suite.differences)
-    references = ", ".join(f"{found.name} {found.reference}" for found in suite.comparisons)
+    references = ", ".join(map(_references, suite.comparisons))
     marks = (
         f"▲ is significantly better than the reference of its data set ({references}), ▼ significantly worse: "
         f"p < 0.05 after Holm's correction over {tested} differences, all data sets together."
@@ -225,8 +227,13 @@ def to_markdown(suite: Suite) -> str:
         own = [difference for difference in suite.differences if difference.data == _data(comparison)]
         if own:
             title = f"## {comparison.name}: differences"
-            text += differences_markdown(own).replace("## Differences", title, 1)
+            text += differences_markdown(own).replace("## Differences", title)
     return text
+
+
+def _references(comparison: Comparison) -> str:
+    others = [f"{reference} {known(share)}" for share, reference in comparison.observed.items()]
+    return f"{comparison.name} " + "; ".join([str(comparison.reference), *others])
 
 
 def _cell(comparison: Comparison, name: str, metric: str, verdicts: Mapping[tuple[str, str, str], str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from energynets.compare.comparison import Comparison, Row, Spread
-from energynets.compare.statistics import MARKS, Difference, explain, verdict
-from energynets.metrics import DECODERS
+from energynets.compare.statistics import MARKS, Difference, explain, headline, known, metric_title, verdict
+from energynets.metrics import DECODERS, observed_name, split_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,22 +123,54 @@ def caption(comparison: Comparison) -> list[str]:
     return lines
 
 
+def rest_tables(comparison: Comparison) -> Iterator[tuple[str, list[Column], list[str]]]:
+    """Each share of the labels shown, and of the table of the rest its columns and its caption."""
+    for share in comparison.observed:
+        shown = [_metric(metric_title(name), name, 0) for name in headline(comparison, share)]
+        if shown:
+            yield share, shown, _rest_caption(comparison, share)
+
+
+def _rest_caption(comparison: Comparison, share: str) -> list[str]:
+    lines = [
+        f"Of each test document {100 * float(share):g} % of the labels, true and false ones, are known, the same for "
+        "every row. Metrics are of the others, times 100, at a threshold chosen on the others of validation."
+    ]
+    blind = [row.name for row in comparison.rows if row.blind]
+    if blind:
+        lines.append(f"Blind to what is known: {', '.join(blind)}.")
+    if any(row.kind == "bayes_optimal" for row in comparison.rows):
+        lines.append("Bayes-optimal is of x alone, and no bound on rows that are not blind.")
+    left = [spread for row in comparison.rows if (spread := row.metric(observed_name("with_labels", share)))]
+    if left:
+        lines.append(
+            f"{100 * left[0].mean:.2f} % of the documents have a label left to find: no P@1 or F1 can be above that."
+        )
+    own = [difference for difference in comparison.differences if split_name(difference.metric)[1] == share]
+    if any(difference.p is not None for difference in own):
+        lines.append(f"▲ and ▼ are against {comparison.observed[share]}, corrected together with the table above.")
+    return lines
+
+
 # --------------------------------------------------------------------------------------------------------- forms
 
 
 def to_markdown(comparison: Comparison) -> str:
     """table.md."""
-    shown = columns(comparison)
+    text = f"# {comparison.name}\n\n" + _markdown_table(comparison, columns(comparison), caption(comparison))
+    for share, shown, said in rest_tables(comparison):
+        text += f"\n## {known(share).capitalize()}\n\n" + _markdown_table(comparison, shown, said)
+    return text + differences_markdown(comparison.differences)
+
+
+def _markdown_table(comparison: Comparison, shown: Sequence[Column], said: Sequence[str]) -> str:
     lines = [
         "| model | " + " | ".join(column.title for column in shown) + " |",
         "| :-- |" + " --: |" * len(shown),
     ]
     for row in comparison.rows:
         lines.append(f"| {label(row)} | " + " | ".join(_markdown(comparison, c, row) for c in shown) + " |")
-    text = (
-        f"# {comparison.name}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"{c}  " for c in caption(comparison)) + "\n"
-    )
-    return text + (differences_markdown(comparison.differences) if comparison.differences else "")
+    return "\n".join(lines) + "\n\n" + "\n".join(f"{line}  " for line in said) + "\n"
 
 
 def _markdown(comparison: Comparison, column: Column, row: Row) -> str:
@@ -146,21 +179,26 @@ def _markdown(comparison: Comparison, column: Column, row: Row) -> str:
 
 
 def differences_markdown(found: Sequence[Difference]) -> str:
-    """Every difference, its interval, and p of each test."""
-    lines = [
-        f"\n## Differences from {found[0].reference}\n",
-        "| model | metric | difference | 95 % interval | p (Holm) | p | p, seeds flipped | p, documents flipped |",
-        "| :-- | :-- |" + " --: |" * 6,
-    ]
-    for difference in found:
-        interval = "-"
-        if difference.low is not None and difference.high is not None:
-            interval = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
-        sign = MARKS.get(difference.verdict, "")
-        mean = f"{100 * difference.mean:+.2f} {sign}".strip()
-        ps = (difference.p_holm, difference.p, difference.p_seeds, difference.p_documents)
-        shown = " | ".join(map(p_text, ps))
-        lines.append(f"| {difference.row} | {difference.metric} | {mean} | {interval} | {shown} |")
+    """Every difference of a table, its interval, and p of each test; nothing where there is none."""
+    if not found:
+        return ""
+    lines: list[str] = []
+    for share, own in itertools.groupby(found, key=lambda difference: split_name(difference.metric)[1]):
+        first, *others = own
+        lines += [
+            f"\n## Differences from {first.reference}{f', {known(share)}' if share else ''}\n",
+            "| model | metric | difference | 95 % interval | p (Holm) | p | p, seeds flipped | p, documents flipped |",
+            "| :-- | :-- |" + " --: |" * 6,
+        ]
+        for difference in (first, *others):
+            interval = "-"
+            if difference.low is not None and difference.high is not None:
+                interval = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
+            sign = MARKS.get(difference.verdict, "")
+            mean = f"{100 * difference.mean:+.2f} {sign}".strip()
+            ps = (difference.p_holm, difference.p, difference.p_seeds, difference.p_documents)
+            shown = " | ".join(map(p_text, ps))
+            lines.append(f"| {difference.row} | {split_name(difference.metric)[0]} | {mean} | {interval} | {shown} |")
     units = " or of ".join(dict.fromkeys(difference.unit for difference in found))
     lines.append(f"\nDifferences times 100. Intervals are of {units}, and not corrected for their number.")
     return "\n".join(lines) + "\n"
@@ -175,7 +213,7 @@ def p_text(p: float | None) -> str:
 
 def to_csv(comparison: Comparison) -> str:
     """table.csv: for each quantity its mean and its sample standard deviation, unrounded, metrics as fractions."""
-    shown = columns(comparison)
+    shown = [*columns(comparison), *(column for _, own, _ in rest_tables(comparison) for column in own)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = ["model", "kind", "seeds"]
@@ -194,8 +232,15 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
-    """The terminal's table: as many columns as its width holds, and what a reader must know below it."""
-    shown = [column for column in columns(comparison) if column.terminal is not None]
+    """The terminal's tables: as many columns as its width holds, and what a reader must know below them."""
+    _print(comparison, columns(comparison), caption(comparison), console)
+    for share, shown, said in rest_tables(comparison):
+        console.print(f"\n{known(share).capitalize()}", highlight=False)
+        _print(comparison, shown, said, console)
+
+
+def _print(comparison: Comparison, wanted: Sequence[Column], said: Sequence[str], console: Console) -> None:
+    shown = [column for column in wanted if column.terminal is not None]
     while len(shown) > 3 and _width(comparison, shown) > console.width:
         shown.remove(max(reversed(shown), key=lambda column: column.terminal or 0))
     table = Table(box=SIMPLE_HEAD, header_style="", pad_edge=False)
@@ -207,7 +252,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
         ends = row.kind == "label_frequency" or any(next_row.kind == "bayes_optimal" for next_row in following)
         table.add_row(label(row), *(_cell(comparison, column, row) for column in shown), end_section=ends)
     console.print(table)
-    for line in caption(comparison):
+    for line in said:
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 

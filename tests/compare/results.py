@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from energynets.compare.comparison import DETERMINISTIC, Comparison, Row, order_rows
+from energynets.compare.statistics import choose_reference
+from energynets.metrics import observed_name
 
 KINDS = {"floor": "label_frequency", "linear": "linear", "spen": "spen", "ceiling": "bayes_optimal"}
 FINGERPRINT = {
@@ -113,6 +115,22 @@ def with_verdicts(folder: Path, seeds: int = 10) -> Comparison:
     )
     found = comparison(folder)
     return dataclasses.replace(found, rows=rows, seeds=tuple(range(seeds)))
+
+
+def with_rest(found: Comparison, lifts: Mapping[str, float]) -> Comparison:
+    """The same where half of the labels are known besides: each row's rest is its metrics, lifted by what is given."""
+    rows = []
+    for row in found.rows:
+        lift = lifts[row.name]
+        results, documents = [], []
+        for one, values in zip(row.results, row.documents, strict=True):
+            splits = {split: {name: v + lift for name, v in own.items()} for split, own in one["metrics"].items()}
+            splits["test"] |= {"with_labels": 0.75}
+            results.append({**one, "observed": {"0.5": {"threshold": one["threshold"], **splits}}})
+            documents.append({**values, **{observed_name(name, "0.5"): v + lift for name, v in values.items()}})
+        rows.append(dataclasses.replace(row, results=tuple(results), documents=tuple(documents)))
+    found = dataclasses.replace(found, rows=tuple(rows))
+    return dataclasses.replace(found, observed={"0.5": choose_reference(found, share="0.5")})
 
 
 def diagnostics(*, convex: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from results import comparison, diagnostics, full
+from results import comparison, diagnostics, full, with_rest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -24,11 +24,13 @@ from energynets.compare.report import CONTENTS, to_html
 from energynets.compare.report.learned import label_ties
 
 
-@pytest.fixture(scope="module", params=["as an earlier version wrote them", "with everything"])
+@pytest.fixture(scope="module", params=["as an earlier version wrote them", "with everything", "and the rest"])
 def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of results that hold little, and of results that hold something for every section."""
-    make = full if request.param == "with everything" else comparison
-    return to_html(make(tmp_path_factory.mktemp("cmp") / "demo"))
+    folder = tmp_path_factory.mktemp("cmp") / "demo"
+    if request.param == "and the rest":
+        return to_html(with_rest(full(folder), {"linear": 0.0, "spen": 0.2, "icnn": 0.0, "twin": 0.0}))
+    return to_html(full(folder) if request.param == "with everything" else comparison(folder))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,24 @@ def test_what_the_energy_learned_is_told_by_name(everything: str) -> None:
     assert "10 4 2 1 40.00 50.00" in said["changes"]
     assert "the largest bound is 0.5" in said["certificates"]
     assert "linear 2.00, spen 2.00" in said["calibration"]
+
+
+def test_what_is_found_of_the_rest_is_told_apart(tmp_path: Path, everything: str) -> None:
+    lifts = {"linear": 0.0, "spen": -0.2, "icnn": 0.2, "twin": -0.3}
+    html = to_html(with_rest(full(tmp_path / "demo"), lifts))
+    said, plain = sections(html), sections(everything)
+    assert {name for name, text in said.items() if text != plain[name]} == {"results", "completion"}
+    rest = said["completion"]
+    assert "With 50 % of the labels known model P@1 P@5 F1 linear" in rest
+    assert "75.00 % of the documents have a label left to find" in rest
+    assert "Each row minus linear, under the same seeds" in rest
+    assert (rest.count("▲"), rest.count("▼")) == (1 + 2 * 3, 1 + 2 * 2 * 3), "caption; both tables, three metrics"
+    assert said["results"].count("▼") == 1 + 5, "the rest marks nothing in the table of all labels"
+    told = " ".join(re.sub(r"<[^>]+>", "", html).split())
+    metrics = r"P@1 \(\S+\), P@5 \(\S+\), F1 \(\S+\)"
+    assert re.search(rf"▼ spen is significantly worse than linear in {metrics}, with 50 % of the labels known", told)
+    assert re.search(r"▲ spen is significantly better than linear in P@1", told)
+    assert "names no share of them to be known" in plain["completion"]
 
 
 def test_pairs_that_more_seeds_list_come_first(tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 _COLUMNS = 5
 
 
-def forest(comparison: Comparison, titles: Mapping[str, str]) -> str | None:
+def forest(comparison: Comparison, titles: Mapping[str, str], name: str = "forest") -> str | None:
     """A panel for each metric, a line for each row: mean difference and 95 % interval, filled where significant.
 
     Args:
         comparison: with `differences`.
-        titles: of metrics, by name.
+        titles: of the metrics that get a panel, by name.
+        name: of the figure.
     """
-    found = comparison.differences
+    found = [difference for difference in comparison.differences if difference.metric in titles]
     if not found:
         return None
     palette = colors(comparison.rows)
@@ -29,7 +30,7 @@ def forest(comparison: Comparison, titles: Mapping[str, str]) -> str | None:
     names = list(dict.fromkeys(difference.row for difference in found))
     columns = min(_COLUMNS, len(metrics))
     lines = -(-len(metrics) // columns)
-    with drawing("forest", columns, lines * (0.95 + 0.3 * len(names)), lines) as (_, axes, finished):
+    with drawing(name, columns, lines * (0.95 + 0.3 * len(names)), lines) as (_, axes, finished):
         for axis in axes[len(metrics) :]:
             axis.remove()
         for number, metric in enumerate(metrics):
@@ -47,7 +48,7 @@ def forest(comparison: Comparison, titles: Mapping[str, str]) -> str | None:
                 axis.plot([100 * difference.mean], [place], "o", **mark)
             axis.margins(x=0.12)
             axis.xaxis.get_major_locator().set_params(nbins=3)
-            axis.set_title(titles.get(metric, metric))
+            axis.set_title(titles[metric])
             axis.set_yticks(range(len(names)), names if number % columns == 0 else [""] * len(names))
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from energynets import __version__
 from energynets.compare.report.figures import Figures
 from energynets.compare.report.learned import changed_examples, label_ties
-from energynets.compare.report.tables import differences, findings, summary, table_row
+from energynets.compare.report.tables import completion, differences, findings, summary, table_row
 from energynets.compare.table import caption, columns
 from energynets.errors import MissingExtraError
 
@@ -23,6 +23,7 @@ _ENVIRONMENT = (
 CONTENTS = (
     ("results", "Results"),
     ("differences", "Differences"),
+    ("completion", "Completion"),
     ("cost", "Quality and cost"),
     ("learning", "Learning"),
     ("inference", "Inference"),
@@ -67,6 +68,7 @@ def to_html(comparison: Comparison) -> str:
         "rows": [table_row(comparison, qualities, costs, row) for row in comparison.rows],
         "caption": [line for line in caption(comparison) if not line.startswith("Failed")],
         "differences": differences(comparison),
+        "completion": completion(comparison),
         "figures": figures.drawings,
         "captions": figures.captions,
         "reasons": figures.reasons,

@@ -109,6 +109,7 @@ def _reasons(comparison: Comparison) -> dict[str, str]:
     )
     return {
         "differences": "Nothing to compare: there is no second learned row with results under the same seeds.",
+        "completion": "Every label was to be found: evaluation.observed names no share of them to be known.",
         "curves": "No row was trained by epochs with validation.",
         "traces": "No run recorded its inference: a trace is of all labels at once." if energies else none,
         "certificates": convex,

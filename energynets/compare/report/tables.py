@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from energynets.compare import plots
-from energynets.compare.statistics import MARKS, metric_title, verdict
-from energynets.compare.table import Column, label, p_text
+from energynets.compare.statistics import MARKS, known, metric_title, shares, verdict
+from energynets.compare.table import Column, label, p_text, rest_tables
+from energynets.metrics import split_name
 
 if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison, Row
@@ -34,20 +36,19 @@ def summary(comparison: Comparison) -> str:
 def findings(comparison: Comparison) -> list[dict[str, str]]:
     """What the differences say, a line for each row: those that survive correction, or that none does."""
     found: list[dict[str, str]] = []
-    for row in comparison.rows:
-        own = [each for each in comparison.differences if each.row == row.name]
+    for row, share in itertools.product(comparison.rows, shares(comparison)):
+        own = [each for each in _at(comparison, share) if each.row == row.name]
         tested = [each for each in own if each.p_holm is not None]
-        if not own or not row.energy:
+        if not tested or not row.energy:
             continue
-        if not tested:
-            continue
+        where = f", {known(share)}" if share else ""
         for kind in ("better", "worse"):
             if clear := [each for each in tested if each.verdict == kind]:
                 what = ", ".join(f"{metric_title(each.metric)} ({_signed(each.mean, 1)})" for each in clear)
-                text = f"{row.name} is significantly {kind} than {own[0].reference} in {what}."
+                text = f"{row.name} is significantly {kind} than {own[0].reference} in {what}{where}."
                 found.append({"verdict": kind, "mark": MARKS[kind], "text": text})
         if not any(each.verdict for each in tested):
-            text = f"{row.name} differs significantly from {own[0].reference} in none of {len(tested)} metrics."
+            text = f"{row.name} differs significantly from {own[0].reference} in none of {len(tested)} metrics{where}."
             found.append({"verdict": "muted", "mark": "○", "text": text})
     if not found and comparison.differences:
         text = f"Whether anything differs from {comparison.reference} by more than chance is not tested: too few seeds."
@@ -80,7 +81,28 @@ def table_row(comparison: Comparison, qualities: list[Column], costs: list[Colum
 
 def differences(comparison: Comparison) -> list[dict[str, Any]]:
     """Every difference from the reference, as a table shows it."""
-    return [_difference(comparison, each) for each in comparison.differences]
+    return [_difference(comparison, each) for each in _at(comparison)]
+
+
+def completion(comparison: Comparison) -> list[dict[str, Any]]:
+    """What was found of the rest at each share of the labels shown: the table, and differences from the reference."""
+    return [
+        {
+            "title": known(share).capitalize(),
+            "reference": comparison.observed[share],
+            "columns": shown,
+            "rows": [table_row(comparison, shown, [], row) for row in comparison.rows],
+            "caption": said,
+            "forest": plots.forest(comparison, {column.key: column.title for column in shown}, f"forest-{number}"),
+            "differences": [_difference(comparison, each) for each in _at(comparison, share)],
+        }
+        for number, (share, shown, said) in enumerate(rest_tables(comparison))
+    ]
+
+
+def _at(comparison: Comparison, share: str = "") -> list[Difference]:
+    """The differences where that share of the labels is shown."""
+    return [each for each in comparison.differences if split_name(each.metric)[1] == share]
 
 
 def _difference(comparison: Comparison, found: Difference) -> dict[str, Any]:
