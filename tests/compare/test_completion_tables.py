@@ -21,7 +21,10 @@ from results import with_rest, with_verdicts
 
 from energynets.compare import Cell, Comparison, compare
 from energynets.compare.paired import holm
+from energynets.compare.plan import Plan
 from energynets.compare.statistics import choose_reference, differences, headline
+from energynets.compare.suite import Suite
+from energynets.compare.suite import to_markdown as suite_markdown
 from energynets.compare.table import print_table, rest_tables, to_csv, to_markdown
 from energynets.config import Experiment
 from energynets.metrics import observed_name, split_name
@@ -174,6 +177,29 @@ def test_only_some_metrics_of_the_rest_are_tested(tmp_path: Path) -> None:
     without = dataclasses.replace(comparison, observed={})
     assert list(rest_tables(without)) == []
     assert "observed" not in to_csv(without) + to_markdown(without)
+
+
+def test_the_rest_is_ranked_over_data_sets_in_one_family(tmp_path: Path) -> None:
+    found = [
+        dataclasses.replace(
+            with_rest(with_verdicts(tmp_path / name), {"linear": 0.0, "spen": 0.0, "icnn": 0.0, "twin": 0.2}),
+            data={"name": name},
+        )
+        for name in ("one", "two")
+    ]
+    plan = Plan.model_validate({"name": "both", "rows": [{"config": "a.yaml"}]})
+    suite = Suite("both", tmp_path, tuple(found), plan)
+    assert suite.metrics == [*headline(found[0]), *headline(found[0], "0.5")]
+    ranks = suite.ranks("observed/0.5/f1_example")
+    assert ranks is not None
+    assert dict(zip(ranks.names, ranks.means, strict=True)) == {"twin": 1, "spen": 2, "linear": 3, "icnn": 4}
+    ps = [difference.p for comparison in found for difference in comparison.differences]
+    assert [difference.p_holm for difference in suite.differences] == pytest.approx(holm(ps)), "over both sets"
+    text = suite_markdown(suite)
+    rest = text.partition("## f1_example with 50 % of the labels known")[2]
+    assert rest.split("\n## ")[0].count("▼") == 2 * 3 + 1, "spen, icnn and linear against twin; caption"
+    assert "(one linear; twin with 50 % of the labels known, two linear; twin with 50 %" in text
+    assert "## two: differences from twin, with 50 % of the labels known" in text
 
 
 def test_runs_of_an_earlier_version_are_tested_over_seeds(tmp_path: Path) -> None:
