@@ -8,9 +8,11 @@ generalisation; Wolpert, Neural Networks 5, 1992).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +21,11 @@ from torch import Tensor
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents
 from energynets.training.files import write_atomically
+from energynets.training.interrupt import Interrupted, stop_message
+from energynets.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from energynets.training.loop import Loop
 
 
 def fold_rows(num_documents: int, folds: int, seed: int) -> list[np.ndarray]:
@@ -71,6 +78,44 @@ def held_out_unary(
             write_atomically(path, lambda to, values=values: _save(to, values))  # type: ignore[misc]
         held[torch.from_numpy(rows)] = torch.from_numpy(np.load(path))
     return held
+
+
+def fold_network(loop: Loop, folds: int, fold: int, rows: np.ndarray) -> Any:
+    """A network trained on some of a loop's training documents as the stages before the current one trained its own.
+
+    It has a folder beside the others' in the run's, with checkpoints, and goes on from there.
+
+    Raises:
+        Interrupted: asked to stop; the fold has been saved.
+    """
+    before = loop.experiment.stages[: loop.position.stage]
+    watched = any(stage.keep == "best" or stage.patience for stage in before) and loop.validator.documents is not None
+    splits = {"train": loop.dataset.splits["train"][rows]}
+    splits |= {"validation": loop.dataset.splits["validation"]} if watched else {}
+    stages = tuple(stage.model_copy(update={"name": f"{stage.name}-fold-{fold + 1}-of-{folds}"}) for stage in before)
+    training = loop.experiment.training.model_copy(update={"stages": stages})
+    folder = RunFolder(loop.folder.cross_fit / str(fold))
+    folder.folder.mkdir(exist_ok=True)
+    with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
+        torch.manual_seed(loop.experiment.seed)
+        own = type(loop)(
+            copy.deepcopy(loop.untrained),
+            loop.objective,
+            loop.experiment.model_copy(update={"training": training}),
+            replace(loop.dataset, splits=splits),  # the fingerprint of all documents stays
+            folder,
+            device=loop.device,
+            request=loop.request,
+            progress=loop.progress,
+        )
+        checkpoint = folder.checkpoints.latest()
+        if checkpoint is not None:
+            own.resume(checkpoint)
+        try:
+            own.run()
+        except Interrupted:
+            raise Interrupted(stop_message(loop.folder.folder, loop.request)) from None
+    return own.model
 
 
 def _save(path: Path, values: np.ndarray) -> None:

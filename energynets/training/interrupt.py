@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 
@@ -51,3 +52,9 @@ def interruptible(announce: Callable[[str], None]) -> Iterator[Request]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def stop_message(folder: Path, request: Request) -> str:
+    """What an interrupted run tells its user."""
+    name = request.signal.name if request.signal is not None else "a request"
+    return f"stopped by {name}; everything up to here is saved in {folder}: continue with --resume"

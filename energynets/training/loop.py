@@ -9,10 +9,9 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +27,9 @@ from energynets.training.checkpoint import (
     load_weights,
     random_tensors,
 )
-from energynets.training.cross_fit import held_out_unary, unary_logits
+from energynets.training.cross_fit import fold_network, held_out_unary, unary_logits
 from energynets.training.graph import GraphedUpdate, most_entries
-from energynets.training.interrupt import Interrupted, Request
+from energynets.training.interrupt import Interrupted, Request, stop_message
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
 from energynets.training.optimizers import Optimizers, schedule_factor
 from energynets.training.progress import Progress
@@ -391,45 +390,10 @@ class Loop:
         size, seed = self.experiment.evaluation.batch_size, self.experiment.seed
         folder = self.folder.cross_fit
         current.train_features = held_out_unary(
-            self.train, folds, seed, functools.partial(self._fold, folds), folder, size, self.device
+            self.train, folds, seed, functools.partial(fold_network, self, folds), folder, size, self.device
         )
         if self.validator.documents is not None:
             current.validation_features = unary_logits(self.model, self.validator.documents, size, self.device)
-
-    def _fold(self, folds: int, fold: int, rows: np.ndarray) -> Any:
-        """A network trained on some of the training documents as the stages before have trained this one."""
-        before = self.experiment.stages[: self.position.stage]
-        watched = any(stage.keep == "best" or stage.patience for stage in before)
-        splits = {name: self.dataset.splits[name] for name in (("validation",) if watched else ())}
-        splits = {name: rows_ for name, rows_ in splits.items() if len(rows_)}
-        dataset = replace(self.dataset, splits={"train": self.dataset.splits["train"][rows], **splits})
-        named = [stage.model_copy(update={"name": f"{stage.name}-fold-{fold + 1}-of-{folds}"}) for stage in before]
-        training = self.experiment.training.model_copy(update={"stages": tuple(named)})
-        experiment = self.experiment.model_copy(update={"training": training})
-        folder = RunFolder(self.folder.cross_fit / str(fold))
-        folder.folder.mkdir(exist_ok=True)
-        model = copy.deepcopy(self.untrained)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(experiment.seed)
-            loop = Loop(
-                model,
-                self.objective,
-                experiment,
-                dataset,
-                folder,
-                device=self.device,
-                request=self.request,
-                progress=self.progress,
-            )
-            checkpoint = folder.checkpoints.latest()
-            if checkpoint is not None:
-                loop.resume(checkpoint)
-            try:
-                loop.run()
-            except Interrupted:
-                raise Interrupted(stop_message(self.folder, self.request)) from None
-        return model
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -508,10 +472,4 @@ class Loop:
         except _Stop:
             self._save(optimizer)
             self.mesh.first_says(None)  # it is written: no process ends before
-            raise Interrupted(stop_message(self.folder, self.request)) from None
-
-
-def stop_message(folder: RunFolder, request: Request) -> str:
-    """What an interrupted run tells its user."""
-    name = request.signal.name if request.signal is not None else "a request"
-    return f"stopped by {name}; everything up to here is saved in {folder.folder}: continue with --resume"
+            raise Interrupted(stop_message(self.folder.folder, self.request)) from None

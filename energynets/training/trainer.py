@@ -37,8 +37,8 @@ from energynets.training.checkpoint import Checkpoint
 from energynets.training.completion import rest_metrics, shown, sought
 from energynets.training.diagnostics import TRACED, Diagnostics, diagnose
 from energynets.training.evaluate import Measures, check_monitor
-from energynets.training.interrupt import Interrupted, Request, interruptible
-from energynets.training.loop import Loop, stop_message
+from energynets.training.interrupt import Interrupted, Request, interruptible, stop_message
+from energynets.training.loop import Loop
 from energynets.training.machine import (
     deterministic,
     environment,
@@ -319,7 +319,7 @@ class _Session:
             self.progress.scoring(split, done, total)
             if self.request and self.mesh.size == 1:
                 # The last checkpoint of training is still there: nothing needs to be saved.
-                raise Interrupted(stop_message(self.run, self.request))
+                raise Interrupted(stop_message(self.run.folder, self.request))
 
         documents = self.dataset.split(split)
         scores = score(
