@@ -108,12 +108,9 @@ def score(
                         logits_BL = result.logits
                     else:
                         logits_BL = model(inputs, **given)
-                    if left_out_BL is not None:
-                        logits_BL = logits_BL.masked_fill(left_out_BL, -torch.inf)
-                    indices_BK, values_BK = top_probabilities(logits_BL, k, loss)
+                    indices_BK, values_BK = top_probabilities(logits_BL, k, loss, left_out_BL)
                     if left_out_BL is not None:
                         out_BK = left_out_BL.gather(1, indices_BK)
-                        values_BK = values_BK.masked_fill(out_BK, float(NOT_RANKED))
                     logits_BK, num_labels = logits_BL.gather(1, indices_BK), logits_BL.shape[1]
                 here = slice(done, done + len(batch))
                 found_NK[here], values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()
@@ -154,16 +151,22 @@ def shortlist_recall(candidates_BN: Tensor, labels: SparseBatch) -> np.ndarray:
     return (found_B / labels.offsets.diff()).float().cpu().numpy()
 
 
-def top_probabilities(logits_BL: Tensor, k: int, loss: str) -> tuple[Tensor, Tensor]:
+def top_probabilities(logits_BL: Tensor, k: int, loss: str, left_out_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Labels and probabilities of the k largest logits of each row, descending, ties by smaller label.
 
-    Ranked by logit: in float32 probabilities near 1 are equal long before their logits are.
+    Ranked by logit: in float32 probabilities near 1 are equal long before their logits are. Labels that are left out
+    come last, with `NOT_RANKED` for a value, and have no part in a softmax.
 
     Returns:
         indices (B, k) int64 and values (B, k).
     """
+    if left_out_BL is not None:
+        logits_BL = logits_BL.masked_fill(left_out_BL, -torch.inf)
     indices_BK = top_positions(logits_BL, k)
-    return indices_BK, probabilities(logits_BL, loss).gather(1, indices_BK)
+    values_BK = probabilities(logits_BL, loss).gather(1, indices_BK)
+    if left_out_BL is not None:
+        values_BK = values_BK.masked_fill(left_out_BL.gather(1, indices_BK), float(NOT_RANKED))
+    return indices_BK, values_BK
 
 
 def _leaving_out(scores: TopScores, out: Sequence[Reveal], k: int) -> TopScores:

@@ -18,7 +18,7 @@ from energynets.data.batches import batches, padded_share, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.data.reveal import RandomReveal
-from energynets.errors import DataError
+from energynets.errors import ConfigError, DataError
 from energynets.metrics import Decoder, TopScores, calibration, observed_name
 from energynets.parallel.launch import launched
 from energynets.parallel.mesh import Mesh
@@ -172,6 +172,11 @@ class _Session:
         self.measures = Measures.of(experiment.evaluation, self.dataset)
         if not len(self.dataset.splits.get("train", ())):
             raise DataError(f"data set {self.dataset.name!r} has no training documents")
+        if self.dataset.documents.unknown is not None and experiment.objective.kind != "end_to_end":
+            raise ConfigError(
+                f"objective.kind: {experiment.objective.kind} reads the energy of every label, and some labels of "
+                f"{self.dataset.name} are unknown: use end_to_end"
+            )
 
     def train(self, model: Any, *, built: bool) -> RunResult:
         if not self._has("validation"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -573,3 +574,17 @@ def test_weights_do_not_depend_on_what_evaluation_shows(tmp_path: Path) -> None:
     a, b = (load_file(tmp_path / name / "checkpoints" / "model.safetensors") for name in ("a", "b"))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert "observed" not in json.loads((tmp_path / "a" / "result.json").read_text())
+
+
+def test_objectives_that_read_every_label_refuse_unknown_ones_before_training(tmp_path: Path) -> None:
+    data = toy_data()
+    documents = data.prepared.documents
+    unknown = np.zeros(documents.labels.shape, np.float32)
+    row, label = np.argwhere(documents.labels.toarray() == 0)[0]
+    unknown[row, label] = 1
+    prepared = replace(data.prepared, documents=replace(documents, unknown=csr_array(unknown)))
+    experiment = toy_experiment(SPEN)
+    tree = experiment.model_dump(mode="json") | {"objective": {"kind": "contrastive"}}
+    with pytest.raises(ConfigError, match="some labels of toy are unknown: use end_to_end"):
+        train(Experiment.from_tree(tree), folder=tmp_path / "run", data=replace(data, prepared=prepared))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

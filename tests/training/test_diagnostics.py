@@ -126,6 +126,19 @@ def test_changes_are_counted_and_shown_largest_first() -> None:
     assert all(example["f1_energy"] < example["f1_unary"] for example in compared["worse_examples"])
 
 
+def test_labels_that_nobody_knows_are_in_no_predicted_set() -> None:
+    model, how = planted()
+    documents = how.dataset.documents
+    wrong = csr_array(((1 - documents.labels.toarray()) > 0).astype(np.float32))
+    unknown = replace(how.dataset, documents=replace(documents, unknown=wrong))
+    found = diagnose(model, replace(how, dataset=unknown, choose=None))
+    assert found is not None
+    # what is known is true: whatever is predicted is right
+    for example in found["changes"]["better_examples"] + found["changes"]["worse_examples"]:
+        assert set(example["unary"]) | set(example["energy"]) <= set(example["true"])
+    assert found["changes"]["f1_energy"] > diagnose(model, how)["changes"]["f1_energy"]  # type: ignore[index]
+
+
 def test_certificates_are_of_convex_energies() -> None:
     model, how = planted()
     spen = diagnose(model, how)

@@ -45,8 +45,8 @@ def changes(model: EnergyNetwork, how: Diagnostics, split: str, examined: int) -
     for found in inferred(model, documents, how.batches_of(model.num_labels), how.device):
         if found.unary is None:
             return {"skipped": f"{type(model.energy).__name__} has no unary logits to compare with"}
-        before.append(_top_scores(found.unary, how))
-        after.append(_top_scores(found.result.logits, how))
+        before.append(_top_scores(found.unary, how, found.unknown))
+        after.append(_top_scores(found.result.logits, how, found.unknown))
     predict = _rule_of_unary(model, how, examined)
     true = documents.labels
     unary, energy = predict(TopScores.concatenate(before)), how.predict(TopScores.concatenate(after))
@@ -86,16 +86,20 @@ def _rule_of_unary(model: EnergyNetwork, how: Diagnostics, examined: int) -> Cal
             context = model.energy.condition(model.compute_features(batch.inputs.to(how.device)))
             unary = model.energy.initial_logits(context)
         assert unary is not None
-        parts.append(_top_scores(unary, how))
+        parts.append(_top_scores(unary, how, batch.unknown))
     return how.choose(TopScores.concatenate(parts), documents.labels)
 
 
-def _top_scores(logits_BL: Tensor, how: Diagnostics) -> TopScores:
+def _top_scores(logits_BL: Tensor, how: Diagnostics, unknown_BL: Tensor | None) -> TopScores:
+    num_labels, ranked = logits_BL.shape[1], None
+    if unknown_BL is not None:
+        unknown_BL = unknown_BL.to(logits_BL.device)
+        ranked = (~unknown_BL).sum(1).cpu().numpy()
     with torch.no_grad():
-        indices, values = top_probabilities(logits_BL, min(how.top, logits_BL.shape[1]), how.loss)
+        indices, values = top_probabilities(logits_BL, min(how.top, num_labels), how.loss, unknown_BL)
     # As in `score`: vectorised sigmoids differ between lanes in the last bit.
     falling = np.minimum.accumulate(values.float().cpu().numpy(), axis=1)
-    return TopScores(indices.int().cpu().numpy(), falling, logits_BL.shape[1])
+    return TopScores(indices.int().cpu().numpy(), falling, num_labels, None, ranked)
 
 
 def _row(matrix: csr_array, place: int) -> np.ndarray:

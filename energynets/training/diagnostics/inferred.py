@@ -22,12 +22,14 @@ class Inferred(NamedTuple):
         context: what the energy keeps of x.
         unary: phi (B, L), or None where inference does not start there.
         result: where it arrived.
+        unknown: labels that nobody knows, (B, L) bool; None where all are known.
     """
 
     rows: Tensor
     context: Any
     unary: Tensor | None
     result: InferenceResult
+    unknown: Tensor | None
 
 
 def inferred(
@@ -38,4 +40,4 @@ def inferred(
         with torch.no_grad():
             context, start = model.begin(batch.inputs.to(device))
             result = infer(model.energy, context, solver=model.solver, gradient=NoGradient(), initial=start)
-        yield Inferred(batch.rows, context, model.energy.initial_logits(context), result)
+        yield Inferred(batch.rows, context, model.energy.initial_logits(context), result, batch.unknown)
