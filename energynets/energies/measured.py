@@ -48,8 +48,8 @@ class MeasuredEnergy(Energy):
             `head.condition(features)`, or the features where it has no `condition`. Its `gradient(m)`, where it has
             one, is dh/dm; else `torch.func.grad` is used.
         condition_measurements: whether measurements see the features (C).
-        counting_measurements: so many rows of A, the first ones, start as all ones, so that m counts labels: how many
-            there are is what most ties labels together, and random rows of A find it late.
+        counting_measurements: so many rows of A, the first ones, start as all ones, so that m counts labels; the others
+            start at random.
         gate_widths: with widths (k_1, ..., k_n) adding up to K, slice i measures y * (W_i f + b_i) instead of y.
         tau: weight of the entropy, > 0.
         learn_tau: train tau.
