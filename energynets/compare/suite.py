@@ -68,17 +68,28 @@ class Suite:
         return [f"{found.name}: {failure}" for found in self.comparisons for failure in found.failures]
 
     def to_dict(self) -> dict[str, Any]:
-        """As results.json; each data set's own has the results themselves."""
+        """As results.json; each data set's own has the runs themselves."""
         found = [self.ranks(metric) for metric in self.metrics]
         return {
             "name": self.name,
             "plan": self.plan.model_dump(mode="json"),
             "data": [comparison.name for comparison in self.comparisons],
+            "references": {comparison.name: comparison.reference for comparison in self.comparisons},
+            "rows": {comparison.name: _rows(comparison) for comparison in self.comparisons},
             "ranks": [asdict(ranks) for ranks in found if ranks],
             "differences": [asdict(difference) for difference in self.differences],
             "tuned": {data: {row: t.to_dict() for row, t in rows.items()} for data, rows in self.tuned.items()},
             "failures": self.failures,
         }
+
+
+def _rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Row -> headline metric -> its mean and spread over seeds."""
+    metrics = [metric for share in shares(comparison) for metric in headline(comparison, share)]
+    return {
+        row.name: {metric: asdict(spread) for metric in metrics if (spread := row.metric(metric)) is not None}
+        for row in comparison.rows
+    }
 
 
 def _data(comparison: Comparison) -> str:

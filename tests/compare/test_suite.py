@@ -57,7 +57,9 @@ def test_settings_of_data_sets_and_rows_reach_the_runs(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| spen |"))
     assert (row.split("|")[2].strip(), row.split("|")[4].strip()) == ("-", "-"), "neither on one nor ranked"
     assert "2 rows are not tested. Not ranked, without a result on some data set: spen." in text
-    plan = json.loads((tmp_path / "c" / "results.json").read_text())["plan"]
+    written = json.loads((tmp_path / "c" / "results.json").read_text())
+    plan, rows = written["plan"], written["rows"]
+    assert rows["two"]["spen"]["f1_example"]["mean"] == two["spen"]["metrics"]["test"]["f1_example"]
     assert plan["data"][1]["set"] == {"model.features.num_filters": 3, "training.batch_size": 16}
 
 
