@@ -588,3 +588,18 @@ def test_objectives_that_read_every_label_refuse_unknown_ones_before_training(tm
     with pytest.raises(ConfigError, match="some labels of toy are unknown: use end_to_end"):
         train(Experiment.from_tree(tree), folder=tmp_path / "run", data=replace(data, prepared=prepared))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_stage_that_cannot_see_known_labels_learns_from_all(tmp_path: Path) -> None:
+    def losses(name: str, **settings: Any) -> dict[str, list[float]]:
+        stages = [stage("unary", "features", "unary"), stage("energy", "energy")]
+        run_toy(tmp_path / name, experiment=toy_experiment(SPEN, stages=stages, **settings))
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return {
+            kind: [line["train_loss"] for line in lines if line["stage"] == kind and line["epoch"]]
+            for kind in ("unary", "energy")
+        }
+
+    plain, revealed = losses("plain"), losses("revealed", reveal={"low": 0.5, "high": 0.5})
+    assert plain["unary"] == revealed["unary"]
+    assert plain["energy"][0] > 1.5 * revealed["energy"][0], "the loss is of the rest"
