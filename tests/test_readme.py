@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from energynets.compare.fairness import check_fair
+from energynets.compare.plan import load_plan
 from energynets.config import Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ COMMANDS = [
 ]
 TARGETS = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
 TABLES = re.findall(r"^    energynets compare (\S+) --seeds (\d+)$", README, re.MULTILINE)
+PLANS = re.findall(r"^    energynets compare (configs/comparisons/\S+) --processes \d+$", README, re.MULTILINE)
 VERBS = [command for command in COMMANDS if "energynets " in command]
 
 
@@ -70,4 +72,7 @@ def test_command_of_a_table_names_experiments_that_can_stand_in_one(pattern: str
 
 
 def test_there_is_a_command_for_every_table() -> None:
-    assert len(TABLES) == 5
+    assert len(TABLES) == 3
+    assert len(PLANS) == 2
+    for path in PLANS:
+        load_plan(ROOT / path)
