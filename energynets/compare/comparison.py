@@ -16,7 +16,6 @@ from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
 from energynets.compare.pool import run_cells
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import observed_name, split_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +88,8 @@ class Row:
 
     def value(self, place: int, metric: str, split: str = "test") -> float | None:
         """A metric of the result at a place in `results`."""
+        from energynets.metrics import split_name
+
         name, share = split_name(metric)
         result = self.results[place]
         measured = result.get("observed", {}).get(share, {}) if share else result["metrics"]
@@ -162,6 +163,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As results.json."""
+        from energynets.metrics import observed_name
+
         rows = []
         for row in self.rows:
             names = list(row.results[0]["metrics"]["test"]) if row.results else []
