@@ -288,8 +288,14 @@ class RunFolder:
         if decoder:
             write_atomically(self.decoder, lambda path: save_file(dict(decoder), path))
         write_json(self.result, plain(result.to_dict()))
-        self.checkpoints.clear()
-        shutil.rmtree(self.cache, ignore_errors=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop what only resuming needed; of a finished run that was killed while it did so, too."""
+        if self.writes:
+            self.checkpoints.clear()
+            for folder in (self.cache, self.cross_fit):
+                shutil.rmtree(folder, ignore_errors=True)
 
     # ------------------------------------------------------------------------------------------------ reading
 

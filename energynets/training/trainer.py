@@ -113,6 +113,7 @@ def _train(
     with run.opened(experiment, resume=resume):
         if mesh.first_says(run.result.exists()):
             progress.note(f"{run.folder}: already finished")
+            run.tidy()
             return _said_by_first(mesh, run)
         run.save_environment(environment(device) | {"processes": mesh.size, "label_shards": mesh.labels})
         data = _prepare(experiment, run, data, progress)

@@ -113,6 +113,16 @@ def test_kill_during_a_checkpoint(server: Server, tmp_path: Path, reference: Pat
     assert_same_run(tmp_path / "run", reference)
 
 
+def test_killed_between_result_and_tidying(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "tidy", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_toy(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) > 1
+    run_toy(tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
 def kill_often(server: Server, folder: Path, times: int, longest: float, seed: int, *arguments: str) -> int:
     """SIGKILL at random moments, resume each time; how many of them came before the end."""
     chance = random.Random(seed)
