@@ -20,14 +20,14 @@ from energynets.config_models import (
     Section,
     UnrollConfig,
 )
-from energynets.config_training import Training
+from energynets.config_training import Loss, Training
 
 
 class EndToEndConfig(Section):
     """A loss on the logits that inference ends at, differentiated through all its steps."""
 
     kind: Literal["end_to_end"] = "end_to_end"
-    loss: Literal["bce", "softmax", "mse", "soft_f1", "sample_f1"] = Field(
+    loss: Loss = Field(
         default="bce", description="on logits; mse on y; sample_f1: the expected example-F1 of independent labels"
     )
     steps: Literal["last", "all"] = Field(

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from energynets.config_models import Above0, EnergyModel, From0, Positive, Section, Share
 
 Rule = Literal["adam", "adamw", "sgd"]
+Loss = Literal["bce", "softmax", "mse", "soft_f1", "sample_f1"]
 Group = Literal["features", "unary", "energy", "inference"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -65,9 +66,7 @@ class Stage(Section):
     )
     epochs: Positive = Field(default=20, description="passes over the training documents at most")
     optimizer: Optimizer = Field(default=Optimizer(), description="of this stage alone")
-    loss: Literal["bce", "softmax", "mse", "soft_f1", "sample_f1"] | None = Field(
-        default=None, description="of this stage, in place of objective.loss"
-    )
+    loss: Loss | None = Field(default=None, description="of this stage, in place of objective.loss")
     cross_fit: Annotated[int, Field(ge=2)] | None = Field(
         default=None,
         description="folds: the energy learns from unary logits of documents that their network has not seen, one "

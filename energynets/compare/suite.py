@@ -51,7 +51,7 @@ class Suite:
     @property
     def metrics(self) -> list[str]:
         """Headline metrics that every data set has, those of the rest where labels are shown among them."""
-        first, *others = ([m for share in shares(c) for m in headline(c, share)] for c in self.comparisons)
+        first, *others = map(_tested, self.comparisons)
         return [metric for metric in first if all(metric in other for other in others)]
 
     def ranks(self, metric: str) -> Ranks | None:
@@ -83,9 +83,14 @@ class Suite:
         }
 
 
+def _tested(comparison: Comparison) -> list[str]:
+    """Its headline metrics, and those of the rest where labels are shown."""
+    return [metric for share in shares(comparison) for metric in headline(comparison, share)]
+
+
 def _rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Row -> headline metric -> its mean and spread over seeds."""
-    metrics = [metric for share in shares(comparison) for metric in headline(comparison, share)]
+    metrics = _tested(comparison)
     return {
         row.name: {metric: asdict(spread) for metric in metrics if (spread := row.metric(metric)) is not None}
         for row in comparison.rows
@@ -143,10 +148,10 @@ def compare_plan(
                 f"{plan.name}: reference: on {data} no row is called {plan.reference!r}{nearest(plan.reference, names)}"
             )
     if any(row.search for rows in tables.values() for row in rows):
+        if finished:
+            raise ConfigError("--finished: shows rows as they are configured, and some of these are to be tuned")
         require_optuna()
     comparisons, tuned = [], {}
-    if finished and any(row.search for rows in tables.values() for row in rows):
-        raise ConfigError("--finished: shows rows as they are configured, and some of these are to be tuned")
     for data, rows in tables.items():
         here = folder / data
         found = {

@@ -175,13 +175,12 @@ def stage_update(experiment: Experiment, model: Any, stage: Stage) -> Iterator[t
     """The steps of a stage, as training takes them."""
     from energynets.training.build import build_objective
     from energynets.training.optimizers import Optimizers
-    from energynets.training.stages import stage_view, trained
+    from energynets.training.stages import stage_objective, stage_view, trained
     from energynets.training.update import Update
 
     propensity = None if getattr(experiment.objective, "propensity", None) is None else torch.ones(model.num_labels)
     view = stage_view(model, stage.trains, cross_fit=stage.cross_fit is not None)
-    objective: Any = build_objective(experiment, propensity)
-    objective = objective if stage.loss is None else objective.with_loss(stage.loss)
+    objective = stage_objective(build_objective(experiment, propensity), stage)
     with trained(view, stage.trains, stage.name) as parameters:
         optimizer = Optimizers(stage.optimizer, view, stage.trains)
         clip_norm = stage.optimizer.clip_norm

@@ -34,7 +34,7 @@ from energynets.training.machine import peak_host_memory, peak_memory, synchroni
 from energynets.training.optimizers import Optimizers, schedule_factor
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder
-from energynets.training.stages import Position, stage_view, trained
+from energynets.training.stages import Position, infers, stage_objective, stage_view, trained
 from energynets.training.update import NothingToTrainError, Objective, Update
 from energynets.training.validation import Validator
 
@@ -138,7 +138,7 @@ class Loop:
                 stage.optimizer, view, stage.trains, capturable=self._graphs, deferred=self.mesh.data == 1
             )
             stack.callback(optimizer.close)
-            current = _Current(stage, view, parameters, optimizer, self.objective_of(stage))
+            current = _Current(stage, view, parameters, optimizer, stage_objective(self.objective, stage))
             if stage.cross_fit is not None:
                 self._cross_fit(current, stage.cross_fit)
                 self._announce(stage)  # once more: the folds have had stages of their own
@@ -160,10 +160,6 @@ class Loop:
     def _announce(self, stage: Stage) -> None:
         number, stages = self.position.stage + 1, len(self.experiment.stages)
         self.progress.stage(stage.name, number, stages, stage.epochs, self.batches)
-
-    def objective_of(self, stage: Stage) -> Objective:
-        """The objective with the stage's own loss, where it has one."""
-        return self.objective if stage.loss is None else self.objective.with_loss(stage.loss)  # type: ignore[attr-defined]
 
     def _leave(self, stage: Stage) -> None:
         """The model has the weights that the stage keeps; the next one comes."""
@@ -219,7 +215,7 @@ class Loop:
     def _sees_known(self, stage: Stage) -> bool:
         """Whether labels that are known reach what the stage trains; a classifier without inputs for them has nothing
         to learn from being shown some, and would lose them from its loss."""
-        return getattr(self.model, "observes", False) or bool({"energy", "inference"} & set(stage.trains))
+        return getattr(self.model, "observes", False) or infers(stage.trains)
 
     def _end_epoch(self, current: _Current) -> None:
         at, training = self.position, self.experiment.training

@@ -110,7 +110,7 @@ def score(
                         logits_BL = model(inputs, **given)
                     indices_BK, values_BK = top_probabilities(logits_BL, k, loss, left_out_BL)
                     if left_out_BL is not None:
-                        out_BK = left_out_BL.gather(1, indices_BK)
+                        out_BK = values_BK == float(NOT_RANKED)
                     logits_BK, num_labels = logits_BL.gather(1, indices_BK), logits_BL.shape[1]
                 here = slice(done, done + len(batch))
                 found_NK[here], values = indices_BK.int().cpu().numpy(), values_BK.float().cpu().numpy()

@@ -38,7 +38,7 @@ from energynets.training.machine import deterministic, environment, reset_peak_m
 from energynets.training.optimizers import Optimizers
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder, RunResult
-from energynets.training.stages import stage_view, trained
+from energynets.training.stages import stage_objective, stage_view, trained
 from energynets.training.trainer import _count_parameters, _Session
 from energynets.training.update import Objective
 
@@ -236,7 +236,7 @@ class _Together:
                 stacked[name].requires_grad_(id(weight) in marked)
                 trains += [stacked[name]] if id(weight) in marked else []
             optimizer = Optimizers(stage.optimizer, _Groups(self.stack.groups(views[0])), stage.trains)
-            objective = self.loops[0].objective_of(stage)
+            objective = stage_objective(self.loops[0].objective, stage)
             currents = [
                 _Current(stage, view, weights, optimizer, objective)
                 for view, weights in zip(views, chosen, strict=True)

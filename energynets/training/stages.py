@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from energynets.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from energynets.config import Stage
 
 
 @dataclass
@@ -86,9 +89,17 @@ def stage_view(model: Any, trains: Sequence[str], *, cross_fit: bool = False) ->
     learns from held-out unary logits, the network that reads these."""
     if cross_fit:
         return model.on_unary()
-    if "energy" in trains or "inference" in trains or not hasattr(model, "as_classifier"):
-        return model
-    return model.as_classifier()
+    return model if infers(trains) or not hasattr(model, "as_classifier") else model.as_classifier()
+
+
+def infers(trains: Sequence[str]) -> bool:
+    """Whether a stage trains what inference is made of: else an energy network is its own classifier in it."""
+    return "energy" in trains or "inference" in trains
+
+
+def stage_objective(objective: Any, stage: Stage) -> Any:
+    """The objective of a stage: with the stage's own loss, where it has one."""
+    return objective if stage.loss is None else objective.with_loss(stage.loss)
 
 
 @contextlib.contextmanager
