@@ -49,6 +49,13 @@ def test_config_runs(path: Path, tmp_path: Path) -> None:
     assert 0 <= result.metrics["test"]["precision@1"] <= 1
 
 
+def test_the_quick_comparison_is_part_of_the_whole_one() -> None:
+    quick, whole = (load_plan(ROOT / "configs" / "comparisons" / f"{name}.yaml")[1] for name in ("quick", "table"))
+    for data, rows in quick.items():
+        hashes = {row.experiment.name: row.experiment.hash() for row in whole[data]}
+        assert {row.experiment.name: row.experiment.hash() for row in rows}.items() <= hashes.items()
+
+
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_comparison_runs(path: Path, tmp_path: Path) -> None:
     """Every row on its first data set, at one end of what is searched; the other sets are read as settings alone."""
