@@ -57,6 +57,7 @@ class Row:
         config: the resolved configuration, YAML.
         energy: whether the model has one.
         blind: whether the model has no place for labels that are shown.
+        features: its feature network, JSON of the configuration's section; "" where it has none.
         documents: per finished seed, metric -> (N,) values of the test documents; empty mappings where none were kept.
         diagnostics: per finished seed, what its diagnostics.json says; empty mappings where there is none.
     """
@@ -71,6 +72,7 @@ class Row:
     documents: tuple[Mapping[str, np.ndarray], ...] = ()
     diagnostics: tuple[Mapping[str, Any], ...] = ()
     blind: bool = True
+    features: str = ""
 
     @property
     def deterministic(self) -> bool:
@@ -395,6 +397,7 @@ def _gather(
                 config=experiment.to_yaml(),
                 energy=experiment.model.kind == "energy_network",
                 blind=experiment.model.kind != "energy_network" and not getattr(experiment.model, "observes", False),
+                features=_features(experiment),
                 documents=tuple(RunFolder(cell.folder).read_documents() for cell in done),
                 diagnostics=tuple(RunFolder(cell.folder).read_diagnostics() for cell in done),
             )
@@ -415,6 +418,11 @@ def _gather(
         monitor=_monitor(experiments),
         observed=dict.fromkeys(f"{share:g}" for share in experiments[0].evaluation.observed if share),
     )
+
+
+def _features(experiment: Experiment) -> str:
+    features = getattr(experiment.model, "features", None)
+    return "" if features is None else str(features.model_dump_json())
 
 
 def _monitor(experiments: Sequence[Experiment]) -> str:

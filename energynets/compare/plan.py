@@ -75,6 +75,7 @@ class PlanRow(Section):
     name: str | None = Field(default=None, description="of the row; default: the configuration's")
     set: dict[str, Any] = Field(default={}, description="setting, as for --set -> its value; wins over the data's")
     only: tuple[str, ...] = Field(default=(), description="data sets whose tables have the row; none named: all")
+    as_written: bool = Field(default=False, description="of the data set take the documents alone, not its settings")
     search: dict[str, Space] = Field(default={}, description="setting, as for --set -> what it may be")
 
 
@@ -208,10 +209,12 @@ def _row(path: Path, row: PlanRow, data: PlanData | None) -> PlannedRow:
     if data is not None:
         # Which documents is the plan's to say; how a model reads them stays the row's.
         reading = {key: value for key, value in (tree.get("data") or {}).items() if key not in (*SOURCE, "planted")}
-        tree["data"] = reading | data.section()
+        documents = {key: value for key, value in data.section().items() if key in (*SOURCE, "planted")}
+        tree["data"] = reading | (documents if row.as_written else data.section())
     experiment = Experiment.from_tree(tree, source=str(config))
     try:
-        planned = PlannedRow(_with_settings(experiment, data.set if data else {}, row.set), row.search)
+        of_data = data.set if data and not row.as_written else {}
+        planned = PlannedRow(_with_settings(experiment, of_data, row.set), row.search)
     except ConfigError as error:
         where = f" on {data.name}" if data else ""
         raise ConfigError(f"{path}: set of {tree['name']}{where}: {error}") from None

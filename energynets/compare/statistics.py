@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,10 +112,14 @@ def choose_reference(comparison: Comparison, name: str | None = None, share: str
         if name not in names:
             raise ConfigError(f"compare: no row is called {name!r} to be the reference{nearest(name, names)}")
         return name
-    learned = [row for row in comparison.rows if row.learned and row.results]
-    rivals = [row for row in learned if not row.energy] or learned
-    if not rivals:
-        return None
+    learned = [row for row in comparison.rows if row.learned]
+    best = best_on_validation(comparison, (row for row in learned if not row.energy), share)
+    best = best or best_on_validation(comparison, learned, share)
+    return best.name if best else None
+
+
+def best_on_validation(comparison: Comparison, rows: Iterable[Row], share: str = "") -> Row | None:
+    """Of rows with results the best by `comparison.monitor`, of the rest where a share of the labels is shown."""
 
     def value(row: Row) -> float:
         for metric in (comparison.monitor, "f1_example"):
@@ -124,17 +128,28 @@ def choose_reference(comparison: Comparison, name: str | None = None, share: str
                 return -spread.mean if smaller_is_better(metric) else spread.mean
         return float("-inf")
 
-    return max(rivals, key=value).name
+    return max((row for row in rows if row.results), key=value, default=None)
 
 
 def differences(comparisons: Sequence[Comparison]) -> tuple[Difference, ...]:
     """Every learned row against the reference of its table, in every headline metric, corrected over all of them."""
-    found = [difference for comparison in comparisons for difference in _of_table(comparison)]
-    tested = [place for place, difference in enumerate(found) if difference.p is not None]
-    corrected = holm([found[place].p for place in tested])  # type: ignore[misc]
-    for place, p in zip(tested, corrected, strict=True):
-        found[place] = dataclasses.replace(found[place], p_holm=p)
-    return tuple(found)
+    return corrected([difference for comparison in comparisons for difference in _of_table(comparison)])
+
+
+def corrected(found: Sequence[Difference]) -> tuple[Difference, ...]:
+    """The same with Holm's correction over all of them that are tested."""
+    tested = [place for place, each in enumerate(found) if each.p is not None]
+    after = dict(zip(tested, holm([found[place].p for place in tested]), strict=True))  # type: ignore[misc]
+    return tuple(dataclasses.replace(each, p_holm=after.get(place)) for place, each in enumerate(found))
+
+
+def difference(comparison: Comparison, row: Row, reference: Row, metric: str) -> Difference | None:
+    """One row minus another in one metric, not corrected; None where no seed is in both."""
+    pairs = _pairs(row, reference, metric)
+    if pairs is None:
+        return None
+    drawn = () if pairs.documents_N is None else flip_signs(pairs.documents_N[:, None])
+    return _difference(comparison, pairs, iter(drawn))
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from energynets.compare.cells import CompareProgress
 from energynets.compare.comparison import Comparison, NothingFinishedError, run_table, with_linear_line
 from energynets.compare.fairness import check_fair, check_same_documents
 from energynets.compare.files import write_texts
+from energynets.compare.gains import Gain, gains
 from energynets.compare.plan import Plan, PlannedRow
 from energynets.compare.ranks import Ranks, mean_ranks
 from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline, known, shares
-from energynets.compare.table import differences_markdown, p_text
+from energynets.compare.table import differences_markdown, gains_markdown, p_text
 from energynets.compare.tuning import Tuned, require_optuna, tune
 from energynets.errors import ConfigError, nearest
 from energynets.metrics import split_name
@@ -47,6 +48,11 @@ class Suite:
     def differences(self) -> tuple[Difference, ...]:
         """Every row against the reference of its data set, Holm's correction over all sets together."""
         return differences(self.comparisons)
+
+    @functools.cached_property
+    def gains(self) -> tuple[Gain, ...]:
+        """The best energy of each data set against the best classifier on its features."""
+        return gains(self.comparisons)
 
     @property
     def metrics(self) -> list[str]:
@@ -77,6 +83,7 @@ class Suite:
             "references": {comparison.name: comparison.reference for comparison in self.comparisons},
             "rows": {comparison.name: _rows(comparison) for comparison in self.comparisons},
             "ranks": [asdict(ranks) for ranks in found if ranks],
+            "gains": [asdict(gain) for gain in self.gains],
             "differences": [asdict(difference) for difference in self.differences],
             "tuned": {data: {row: t.to_dict() for row, t in rows.items()} for data, rows in self.tuned.items()},
             "failures": self.failures,
@@ -238,7 +245,7 @@ def to_markdown(suite: Suite) -> str:
         f"{marks}  \nMetrics on test, times 100, mean over seeds; spreads and costs are in each data set's own table."
     )
     lines += [f"Failed: {failure}." for failure in suite.failures]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n" + gains_markdown(suite.gains)
     for comparison in suite.comparisons:
         own = [difference for difference in suite.differences if difference.data == _data(comparison)]
         if own:

@@ -21,6 +21,8 @@ from energynets.metrics import DECODERS, observed_name, split_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from energynets.compare.gains import Gain
+
 
 @dataclass(frozen=True)
 class Column:
@@ -202,6 +204,46 @@ def differences_markdown(found: Sequence[Difference]) -> str:
     units = " or of ".join(dict.fromkeys(difference.unit for difference in found))
     lines.append(f"\nDifferences times 100. Intervals are of {units}, and not corrected for their number.")
     return "\n".join(lines) + "\n"
+
+
+def gains_markdown(found: Sequence[Gain]) -> str:
+    """Of each data set the best energy minus the best classifier on its features; nothing where there is none."""
+    lines: list[str] = []
+    for share, group in itertools.groupby(sorted(found, key=lambda gain: gain.share), key=lambda gain: gain.share):
+        own = list(group)
+        titles = dict.fromkeys(metric_title(each.metric) for gain in own for each in gain.differences)
+        lines += [
+            f"\n## The best energy minus the best classifier{f', {known(share)}' if share else ''}\n",
+            "| data | energy | classifier | seeds | " + " | ".join(titles) + " |",
+            "| :-- | :-- | :-- |" + " --: |" * (1 + len(titles)),
+        ]
+        for gain in own:
+            cells = {metric_title(each.metric): _difference_text(each) for each in gain.differences}
+            seeds = min(each.pairs for each in gain.differences)
+            row = [gain.data, gain.energy, gain.classifier, str(seeds), *(cells.get(title, "-") for title in titles)]
+            lines.append(f"| {' | '.join(row)} |")
+        counted = {verdict: sum(gain.has(verdict) for gain in own) for verdict in ("better", "worse")}
+        lines.append(
+            f"\nThe energy is significantly better in some metric on {counted['better']}, worse on {counted['worse']} "
+            f"of {len(own)} data set{'s' * (len(own) > 1)}."
+        )
+    if not lines:
+        return ""
+    tested = sum(each.p is not None for gain in found for each in gain.differences)
+    lines.append(
+        "\nOf each family the row that is best on validation, the classifier with the energy's feature network and any "
+        "loss. Differences on test, times 100, ± half of the uncorrected 95 % interval; ▲ and ▼: p < 0.05 after Holm's "
+        f"correction over {tested} of these differences."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _difference_text(found: Difference) -> str:
+    """`+1.46 ± 0.80 ▲`."""
+    text = f"{100 * found.mean:+.2f}"
+    if found.low is not None and found.high is not None:
+        text += f" ± {50 * (found.high - found.low):.2f}"
+    return f"{text} {MARKS.get(found.verdict, '')}".strip()
 
 
 def p_text(p: float | None) -> str:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from trials import RATE, SETS, write_files
 
 from energynets.compare.plan import is_plan, load_plan
+from energynets.config import Experiment
 from energynets.errors import ConfigError
 
 
@@ -79,6 +80,19 @@ def test_settings_go_with_a_data_set_or_a_row(tmp_path: Path) -> None:
     assert [own.training.batch_size, cnn.training.batch_size, spen.training.batch_size] == [9, 7, 7]
     assert spen.model.solver.steps == 2, "a setting is of the rows that have it"  # type: ignore[union-attr]
     assert tables["one"][1].experiment.training.batch_size != 7
+
+
+def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
+    path = write_files(tmp_path, SETS)
+    text = path.read_text().replace(
+        "    set: {model.features.num_filters: 3", "    text: {max_tokens: 5}\n    set: {model.features.num_filters: 3"
+    )
+    path.write_text(text.replace("{config: spen.yaml, only", "{config: cnn.yaml, name: own, as_written: true, only"))
+    written = Experiment.load(tmp_path / "cnn.yaml")
+    *_, cnn, _, own = (row.experiment for row in load_plan(path)[1]["two"])
+    assert (cnn.data.text.max_tokens, cnn.training.batch_size) == (5, 16)
+    assert (own.data.text, own.training, own.model) == (written.data.text, written.training, written.model)
+    assert own.data.planted == cnn.data.planted != written.data.planted
 
 
 @pytest.mark.parametrize(
