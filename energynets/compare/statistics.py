@@ -113,19 +113,19 @@ def choose_reference(comparison: Comparison, name: str | None = None, share: str
             raise ConfigError(f"compare: no row is called {name!r} to be the reference{nearest(name, names)}")
         return name
     learned = [row for row in comparison.rows if row.learned]
-    best = best_on_validation(comparison, (row for row in learned if not row.energy), share)
-    best = best or best_on_validation(comparison, learned, share)
+    names = [observed_name(metric, share) for metric in (comparison.monitor, "f1_example")]
+    best = best_on_validation((row for row in learned if not row.energy), *names) or best_on_validation(learned, *names)
     return best.name if best else None
 
 
-def best_on_validation(comparison: Comparison, rows: Iterable[Row], share: str = "") -> Row | None:
-    """Of rows with results the best by `comparison.monitor`, of the rest where a share of the labels is shown."""
+def best_on_validation(rows: Iterable[Row], *metrics: str) -> Row | None:
+    """Of the rows with results the best in the first of the metrics that was measured."""
 
     def value(row: Row) -> float:
-        for metric in (comparison.monitor, "f1_example"):
-            spread = row.metric(observed_name(metric, share), "validation")
+        for metric in metrics:
+            spread = row.metric(metric, "validation")
             if spread is not None:
-                return -spread.mean if smaller_is_better(metric) else spread.mean
+                return -spread.mean if smaller_is_better(split_name(metric)[0]) else spread.mean
         return float("-inf")
 
     return max((row for row in rows if row.results), key=value, default=None)

@@ -16,7 +16,7 @@ from energynets.compare.cells import CompareProgress
 from energynets.compare.comparison import Comparison, NothingFinishedError, run_table, with_linear_line
 from energynets.compare.fairness import check_fair, check_same_documents
 from energynets.compare.files import write_texts
-from energynets.compare.gains import Gain, gains
+from energynets.compare.gains import gains
 from energynets.compare.plan import Plan, PlannedRow
 from energynets.compare.ranks import Ranks, mean_ranks
 from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline, known, shares
@@ -50,7 +50,7 @@ class Suite:
         return differences(self.comparisons)
 
     @functools.cached_property
-    def gains(self) -> tuple[Gain, ...]:
+    def gains(self) -> tuple[Difference, ...]:
         """The best energy of each data set against the best classifier on its features."""
         return gains(self.comparisons)
 

@@ -15,13 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from energynets.compare.comparison import Comparison, Row, Spread
-from energynets.compare.statistics import MARKS, Difference, explain, headline, known, metric_title, verdict
+from energynets.compare.statistics import LEVEL, MARKS, Difference, explain, headline, known, metric_title, verdict
 from energynets.metrics import DECODERS, observed_name, split_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from energynets.compare.gains import Gain
 
 
 @dataclass(frozen=True)
@@ -193,11 +191,7 @@ def differences_markdown(found: Sequence[Difference]) -> str:
             "| :-- | :-- |" + " --: |" * 6,
         ]
         for difference in (first, *others):
-            interval = "-"
-            if difference.low is not None and difference.high is not None:
-                interval = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
-            sign = MARKS.get(difference.verdict, "")
-            mean = f"{100 * difference.mean:+.2f} {sign}".strip()
+            mean, interval = _mean_text(difference), _interval(difference)
             ps = (difference.p_holm, difference.p, difference.p_seeds, difference.p_documents)
             shown = " | ".join(map(p_text, ps))
             lines.append(f"| {difference.row} | {split_name(difference.metric)[0]} | {mean} | {interval} | {shown} |")
@@ -206,44 +200,41 @@ def differences_markdown(found: Sequence[Difference]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gains_markdown(found: Sequence[Gain]) -> str:
-    """Of each data set the best energy minus the best classifier on its features; nothing where there is none."""
-    lines: list[str] = []
-    for share, group in itertools.groupby(sorted(found, key=lambda gain: gain.share), key=lambda gain: gain.share):
-        own = list(group)
-        titles = dict.fromkeys(metric_title(each.metric) for gain in own for each in gain.differences)
-        lines += [
-            f"\n## The best energy minus the best classifier{f', {known(share)}' if share else ''}\n",
-            "| data | energy | classifier | seeds | " + " | ".join(titles) + " |",
-            "| :-- | :-- | :-- |" + " --: |" * (1 + len(titles)),
-        ]
-        for gain in own:
-            cells = {metric_title(each.metric): _difference_text(each) for each in gain.differences}
-            seeds = min(each.pairs for each in gain.differences)
-            row = [gain.data, gain.energy, gain.classifier, str(seeds), *(cells.get(title, "-") for title in titles)]
-            lines.append(f"| {' | '.join(row)} |")
-        counted = {verdict: sum(gain.has(verdict) for gain in own) for verdict in ("better", "worse")}
-        lines.append(
-            f"\nThe energy is significantly better in some metric on {counted['better']}, worse on {counted['worse']} "
-            f"of {len(own)} data set{'s' * (len(own) > 1)}."
-        )
-    if not lines:
+def gains_markdown(found: Sequence[Difference]) -> str:
+    """The best energy minus the best classifier of each data set; nothing where there is none."""
+    if not found:
         return ""
-    tested = sum(each.p is not None for gain in found for each in gain.differences)
+    lines = [
+        "\n## What the energy adds\n",
+        "| data | metric | energy | classifier | difference | 95 % interval | p (Holm) |",
+        "| :-- | :-- | :-- | :-- |" + " --: |" * 3,
+    ]
+    for each in found:
+        title, share = metric_title(each.metric), split_name(each.metric)[1]
+        metric = f"{title} {known(share)}" if share else title
+        cells = (each.data, metric, each.row, each.reference, _mean_text(each), _interval(each), p_text(each.p_holm))
+        lines.append(f"| {' | '.join(cells)} |")
+    places = [(each.data, split_name(each.metric)[1], each.verdict) for each in found]
+    sets = {place[:2] for place in places}
+    better, worse = ({place[:2] for place in places if place[2] == verdict} for verdict in ("better", "worse"))
+    tested = sum(each.p is not None for each in found)
     lines.append(
-        "\nOf each family the row that is best on validation, the classifier with the energy's feature network and any "
-        "loss. Differences on test, times 100, ± half of the uncorrected 95 % interval; ▲ and ▼: p < 0.05 after Holm's "
-        f"correction over {tested} of these differences."
+        f"\nThe energy is significantly better in some metric on {len(better)}, worse in some on {len(worse)} of "
+        f"{len(sets)} data sets (a share of known labels is one of its own): p < {LEVEL} after Holm's correction over "
+        f"{tested} differences. In each metric energy and classifier are the ones best in it on validation, the "
+        "classifier with the energy's feature network and any loss. Differences on test, times 100."
     )
     return "\n".join(lines) + "\n"
 
 
-def _difference_text(found: Difference) -> str:
-    """`+1.46 ± 0.80 ▲`."""
-    text = f"{100 * found.mean:+.2f}"
-    if found.low is not None and found.high is not None:
-        text += f" ± {50 * (found.high - found.low):.2f}"
-    return f"{text} {MARKS.get(found.verdict, '')}".strip()
+def _interval(found: Difference) -> str:
+    if found.low is None or found.high is None:
+        return "-"
+    return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+
+
+def _mean_text(found: Difference) -> str:
+    return f"{100 * found.mean:+.2f} {MARKS.get(found.verdict, '')}".strip()
 
 
 def p_text(p: float | None) -> str:

@@ -59,6 +59,9 @@ def test_settings_of_data_sets_and_rows_reach_the_runs(tmp_path: Path) -> None:
     assert "2 rows are not tested. Not ranked, without a result on some data set: spen." in text
     written = json.loads((tmp_path / "c" / "results.json").read_text())
     plan, rows = written["plan"], written["rows"]
+    gains = [(each["data"], each["row"]) for each in written["gains"] if each["metric"] == "f1_example"]
+    assert gains == [("two", "spen")], "a table without an energy has none"
+    assert "## What the energy adds" in text
     assert rows["two"]["spen"]["f1_example"]["mean"] == two["spen"]["metrics"]["test"]["f1_example"]
     assert plan["data"][1]["set"] == {"model.features.num_filters": 3, "training.batch_size": 16}
 
