@@ -91,13 +91,7 @@ def compare(
 
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         print_table(comparison, console)
-        report = comparison.folder / "report.html"
-        where = report if report.exists() else comparison.folder / "table.md"
-        console.print(f"\n{time.monotonic() - began:.0f} s; written: {where}", markup=False, soft_wrap=True)
-        if not report.exists():
-            console.print(
-                "No report.html: it needs matplotlib and jinja2, pip install 'energynets[report]'", markup=False
-            )
+        _say_written(console, comparison.folder, f"{time.monotonic() - began:.0f} s; ")
     _exit_of(comparison.failures)
 
 
@@ -114,7 +108,8 @@ def _compare_plan(
 ) -> None:
     """A comparison file."""
     from energynets.compare.plan import load_plan
-    from energynets.compare.suite import compare_plan, to_markdown
+    from energynets.compare.suite import compare_plan
+    from energynets.compare.suite_table import to_markdown
 
     plan, tables = load_plan(path, overrides or [])
     watcher = Watcher(plan.tuning.metric, quiet=quiet)
@@ -142,8 +137,16 @@ def _compare_plan(
             print_table(comparison, console)
         if len(suite.comparisons) > 1:
             console.print("\n" + to_markdown(suite), markup=False, soft_wrap=True)
-        console.print(f"\nwritten: {suite.folder / 'table.md'}", markup=False, soft_wrap=True)
+        _say_written(console, suite.folder)
     _exit_of(suite.failures)
+
+
+def _say_written(console: Console, folder: Path, before: str = "") -> None:
+    report = folder / "report.html"
+    where = report if report.exists() else folder / "table.md"
+    console.print(f"\n{before}written: {where}", markup=False, soft_wrap=True)
+    if not report.exists():
+        console.print("No report.html: it needs matplotlib and jinja2, pip install 'energynets[report]'", markup=False)
 
 
 def _exit_of(failures: list[str]) -> None:

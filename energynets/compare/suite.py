@@ -15,15 +15,13 @@ import numpy as np
 from energynets.compare.cells import CompareProgress
 from energynets.compare.comparison import Comparison, NothingFinishedError, run_table, with_linear_line
 from energynets.compare.fairness import check_fair, check_same_documents
-from energynets.compare.files import write_texts
+from energynets.compare.files import write_suite
 from energynets.compare.gains import gains
 from energynets.compare.plan import Plan, PlannedRow
 from energynets.compare.ranks import Ranks, mean_ranks
-from energynets.compare.statistics import MARKS, MIN_SEEDS, Difference, differences, headline, known, shares
-from energynets.compare.table import differences_markdown, gains_markdown, p_text
+from energynets.compare.statistics import Difference, differences, headline, shares
 from energynets.compare.tuning import Tuned, require_optuna, tune
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import split_name
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Suite:
 
     Args:
         name: of the comparison file.
-        folder: where everything is: `<data set>/` for each, table.md and results.json over all.
+        folder: where everything is: `<data set>/` for each, table.md, results.json and report.html over all.
         comparisons: one for each data set.
         plan: what was asked for.
         tuned: data set -> row -> what its tuning found.
@@ -102,11 +100,6 @@ def _rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
         row.name: {metric: asdict(spread) for metric in metrics if (spread := row.metric(metric)) is not None}
         for row in comparison.rows
     }
-
-
-def _data(comparison: Comparison) -> str:
-    """As differences call it."""
-    return str(comparison.data.get("name", ""))
 
 
 def _means(comparison: Comparison, metric: str) -> dict[str, float]:
@@ -187,8 +180,7 @@ def compare_plan(
     if not comparisons:
         raise ConfigError(f"--finished: no run of {plan.name} is finished in {folder}")
     suite = Suite(plan.name, folder, tuple(comparisons), plan, tuned)
-    results = json.dumps(suite.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    write_texts(folder, {"table.md": to_markdown(suite), "results.json": results})
+    write_suite(suite)
     return suite
 
 
@@ -212,72 +204,3 @@ def _notes(plan: Plan, tuned: Mapping[str, Tuned]) -> tuple[str, ...]:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
-
-
-def to_markdown(suite: Suite) -> str:
-    """table.md over all data sets: each metric's means and mean ranks, then every difference."""
-    lines = [f"# {suite.name}\n"]
-    verdicts = {(d.data, d.row, d.metric): d.verdict for d in suite.differences}
-    for metric in suite.metrics:
-        ranks = suite.ranks(metric)
-        means = dict(zip(ranks.names, ranks.means, strict=True)) if ranks else {}
-        names = dict.fromkeys(row.name for found in suite.comparisons for row in found.rows if row.learned)
-        title, share = split_name(metric)
-        lines += [
-            f"## {title} {known(share)}\n" if share else f"## {title}\n",
-            "| model | " + " | ".join(found.name for found in suite.comparisons) + " | mean rank |",
-            "| :-- |" + " --: |" * (len(suite.comparisons) + 1),
-        ]
-        for name in names:
-            cells = [_cell(found, name, metric, verdicts) for found in suite.comparisons]
-            rank = f"{means[name]:.2f}" if name in means else "-"
-            lines.append(f"| {name} | " + " | ".join(cells) + f" | {rank} |")
-        lines.append("\n" + _ranks_text(ranks, [name for name in names if name not in means]) + "\n")
-    tested = sum(difference.p is not None for difference in suite.differences)
-    references = ", ".join(map(_references, suite.comparisons))
-    marks = (
-        f"▲ is significantly better than the reference of its data set ({references}), ▼ significantly worse: "
-        f"p < 0.05 after Holm's correction over {tested} differences, all data sets together."
-        if tested
-        else f"Nothing is marked: a test takes {MIN_SEEDS} seeds or more."
-    )
-    lines.append(
-        f"{marks}  \nMetrics on test, times 100, mean over seeds; spreads and costs are in each data set's own table."
-    )
-    lines += [f"Failed: {failure}." for failure in suite.failures]
-    text = "\n".join(lines) + "\n" + gains_markdown(suite.gains)
-    for comparison in suite.comparisons:
-        own = [difference for difference in suite.differences if difference.data == _data(comparison)]
-        if own:
-            title = f"## {comparison.name}: differences"
-            text += differences_markdown(own).replace("## Differences", title)
-    return text
-
-
-def _references(comparison: Comparison) -> str:
-    others = [f"{reference} {known(share)}" for share, reference in comparison.observed.items()]
-    return f"{comparison.name} " + "; ".join([str(comparison.reference), *others])
-
-
-def _cell(comparison: Comparison, name: str, metric: str, verdicts: Mapping[tuple[str, str, str], str]) -> str:
-    row = next((row for row in comparison.rows if row.name == name), None)
-    spread = row.metric(metric) if row else None
-    if spread is None:
-        return "-"
-    verdict = verdicts.get((_data(comparison), name, metric), "")
-    mean = f"{100 * spread.mean:.2f}"
-    return f"**{mean}** {MARKS['better']}" if verdict == "better" else f"{mean} {MARKS.get(verdict, '')}".strip()
-
-
-def _ranks_text(ranks: Ranks | None, left_out: Sequence[str]) -> str:
-    if ranks is None:
-        return "No row has a result on every data set."
-    if ranks.p is None or ranks.critical is None:
-        text = f"Ranks over {ranks.sets} data set{'s' * (ranks.sets > 1)} and {len(ranks.names)} rows are not tested."
-    else:
-        text = (
-            f"Mean ranks over {ranks.sets} data sets: all alike with p = {p_text(ranks.p)} (Friedman); two rows differ "
-            f"where their mean ranks are more than {ranks.critical:.2f} apart (Nemenyi)."
-        )
-    # Ranks among other rows on each set would not be alike: these are among the rows that every set has.
-    return text + (f" Not ranked, without a result on some data set: {', '.join(left_out)}." if left_out else "")

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from energynets.compare.comparison import DETERMINISTIC, Comparison, Row, order_rows
+from energynets.compare.plan import Plan, PlanRow
 from energynets.compare.statistics import choose_reference
+from energynets.compare.suite import Suite
 from energynets.metrics import observed_name
 
 KINDS = {"floor": "label_frequency", "linear": "linear", "spen": "spen", "ceiling": "bayes_optimal"}
@@ -196,3 +198,14 @@ def full(folder: Path) -> Comparison:
         curves = spen.curves[:1] * len(results) if row.kind != "linear" else ()
         rows.append(dataclasses.replace(row, results=results, diagnostics=said, curves=curves))
     return dataclasses.replace(found, rows=tuple(rows))
+
+
+def suite_of(folder: Path, *names: str) -> Suite:
+    """`with_verdicts` on data sets of these names, its networks on one feature network."""
+    found = []
+    for name in names:
+        one = with_verdicts(folder / name)
+        rows = tuple(dataclasses.replace(row, features="" if row.kind == "linear" else "{}") for row in one.rows)
+        found.append(dataclasses.replace(one, rows=rows, data={**one.data, "name": name}))
+    plan = Plan(name="several", rows=(PlanRow(config="spen.yaml"),))
+    return Suite("several", folder, tuple(found), plan)

@@ -24,7 +24,7 @@ from energynets.compare.paired import holm
 from energynets.compare.plan import Plan
 from energynets.compare.statistics import choose_reference, differences, headline
 from energynets.compare.suite import Suite
-from energynets.compare.suite import to_markdown as suite_markdown
+from energynets.compare.suite_table import to_markdown as suite_markdown
 from energynets.compare.table import print_table, rest_tables, to_csv, to_markdown
 from energynets.config import Experiment
 from energynets.metrics import observed_name, split_name
@@ -196,7 +196,7 @@ def test_the_rest_is_ranked_over_data_sets_in_one_family(tmp_path: Path) -> None
     ps = [difference.p for comparison in found for difference in comparison.differences]
     assert [difference.p_holm for difference in suite.differences] == pytest.approx(holm(ps)), "over both sets"
     text = suite_markdown(suite)
-    rest = text.partition("## f1_example with 50 % of the labels known")[2]
+    rest = text.partition("## F1 with 50 % of the labels known")[2]
     assert rest.split("\n## ")[0].count("▼") == 2 * 3 + 1, "spen, icnn and linear against twin; caption"
     assert "(one linear; twin with 50 % of the labels known, two linear; twin with 50 %" in text
     assert "## two: differences from twin, with 50 % of the labels known" in text

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from results import comparison, full
+from results import comparison, full, suite_of
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
-from energynets.compare.report import CONTENTS, to_html
+from energynets.compare.report import CONTENTS, suite, to_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -83,6 +83,16 @@ def test_opens_without_an_error_or_a_request(make: Any, tmp_path: Path) -> None:
     for name, _ in CONTENTS:
         assert f'<section id="{name}">' in opened.dom
     assert opened.dom.count("<svg") == page.read_text().count("<svg") >= 4
+
+
+def test_the_page_over_several_data_sets_does_too(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(suite.to_html(suite_of(tmp_path, "one", "two")), encoding="utf-8")
+    opened = browse(page)
+    assert (opened.console, opened.requests) == ([], [])
+    for name, _ in suite.CONTENTS:
+        assert f'<section id="{name}">' in opened.dom
+    assert "<svg" in opened.dom
 
 
 def test_an_error_and_a_request_would_be_seen(tmp_path: Path) -> None:

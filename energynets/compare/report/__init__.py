@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energynets import __version__
 from energynets.compare.report.figures import Figures
 from energynets.compare.report.learned import changed_examples, label_ties
+from energynets.compare.report.page import render
 from energynets.compare.report.tables import completion, differences, findings, summary, table_row
 from energynets.compare.table import caption, columns
-from energynets.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from energynets.compare.comparison import Comparison
 
-_FOLDER = Path(__file__).parent
 _ENVIRONMENT = (
     *("energynets", "git_commit", "torch", "numpy", "python", "platform", "cpu", "cpu_count", "threads"),
     *("device", "device_name", "cuda"),
@@ -42,24 +39,11 @@ def to_html(comparison: Comparison) -> str:
     Raises:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError("jinja2", "report", "report.html") from None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     shown = columns(comparison)
     qualities, costs = [c for c in shown if not c.cost], [c for c in shown if c.cost]
     figures = Figures.of(comparison)
     context: dict[str, Any] = {
         "comparison": comparison,
-        "version": __version__,
-        "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "contents": CONTENTS,
         "summary": summary(comparison),
         "findings": findings(comparison),
@@ -79,7 +63,7 @@ def to_html(comparison: Comparison) -> str:
         ],
         "commands": _commands(comparison),
     }
-    return environment.get_template("page.html").render(context)
+    return render("page.html", f"{comparison.name}: comparison", context)
 
 
 def _commands(comparison: Comparison) -> list[str]:

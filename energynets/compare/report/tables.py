@@ -106,13 +106,17 @@ def _at(comparison: Comparison, share: str = "") -> list[Difference]:
 
 
 def _difference(comparison: Comparison, found: Difference) -> dict[str, Any]:
+    return {"color": plots.css_color(comparison.rows, found.row), **difference_cells(found)}
+
+
+def difference_cells(found: Difference) -> dict[str, Any]:
+    """A difference as a table shows it."""
     interval = "-"
     if found.low is not None and found.high is not None:
         interval = f"{_signed(found.low)} to {_signed(found.high)}"
     mark = MARKS.get(found.verdict, "")
     return {
         "row": found.row,
-        "color": plots.css_color(comparison.rows, found.row),
         "title": metric_title(found.metric),
         "mean": f"{_signed(found.mean)} {mark}".strip(),
         "verdict": found.verdict,
