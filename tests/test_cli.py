@@ -301,6 +301,20 @@ def test_predict_marks_what_the_runs_decoder_chooses(
     assert "did you mean 'per_label'" in fails(capsys, "evaluate", str(run), "--decoding", "perlabel")
 
 
+def test_several_seeds_in_one_process(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", str(config), "--folder", run, "--seeds", "2", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert [f"seed {seed}) on test" in out for seed in range(3)] == [True, True, False]
+    assert f"the run is in {run}-seed1" in out
+    assert main(["train", str(config), "--folder", run, "--seeds", "1,4", "--resume", "--quiet", "--json"]) == 0
+    assert [result["seed"] for result in json.loads(capsys.readouterr().out)] == [1, 4]
+    for wrong in ("0", "two", "1,,2", "-1"):
+        assert "--seeds: expected how many, as 5, or which, as 3,5" in fails(
+            capsys, "train", str(config), f"--seeds={wrong}"
+        )
+
+
 def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tokenizers")
     folder = tmp_path / "planted"

@@ -36,6 +36,9 @@ def compare(
     processes: Annotated[
         int, typer.Option(min=1, help="Runs side by side: sooner done, but their seconds are of a busy machine.")
     ] = 1,
+    together: Annotated[
+        bool, typer.Option("--together", help="A row's seeds in one process: sooner done, but seconds are shares.")
+    ] = False,
     finished: Annotated[
         bool, typer.Option("--finished", help="Train nothing: tables of a comparison file's runs that are done.")
     ] = False,
@@ -59,7 +62,8 @@ def compare(
             raise ConfigError("compare: a comparison file comes alone; it names its configurations itself")
         if reference or not linear:
             raise ConfigError("compare: a comparison file says itself what --reference and --no-linear say: use --set")
-        _compare_plan(configs[0], overrides, seeds, folder, processes, finished, quiet=quiet, as_json=as_json)
+        how = {"processes": processes, "together": together, "finished": finished}
+        _compare_plan(configs[0], overrides, seeds, folder, how, quiet=quiet, as_json=as_json)
         return
     if finished:
         raise ConfigError("compare: --finished is of a comparison file")
@@ -80,6 +84,7 @@ def compare(
                 linear=linear,
                 reference=reference,
                 processes=processes,
+                together=together,
                 progress=watcher,
             )
     except KeyboardInterrupt:
@@ -100,8 +105,7 @@ def _compare_plan(
     overrides: list[str] | None,
     seeds: int | None,
     folder: Path | None,
-    processes: int,
-    finished: bool,
+    how: dict[str, Any],
     *,
     quiet: bool,
     as_json: bool,
@@ -120,9 +124,8 @@ def _compare_plan(
                 tables,
                 folder=folder,
                 seeds=seeds,
-                processes=processes,
                 progress=watcher,
-                finished=finished,
+                **how,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command continues where this one stopped") from None

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -89,8 +89,7 @@ class Cell:
 
     def command(self, config: Path) -> list[str]:
         """The command line that runs the cell."""
-        command = [sys.executable, "-m", "energynets", "train", str(config), "--set", f"seed={self.seed}"]
-        return [*command, "--folder", str(self.folder), "--resume", "--quiet"]
+        return _train(config, "--set", f"seed={self.seed}", "--folder", str(self.folder))
 
     def run(
         self, config: Path, progress: CompareProgress, stop: threading.Event | None = None
@@ -107,7 +106,7 @@ class Cell:
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile() as errors:
-            status = self._wait(config, errors, progress, stop or threading.Event())
+            status = self._wait(self.command(config), errors, progress, stop or threading.Event())
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
         if status == 130:
@@ -119,12 +118,12 @@ class Cell:
             return None, f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         return None, lines[-1].removeprefix("energynets: ") if lines else f"exit status {status} without a word"
 
-    def _wait(self, config: Path, errors: IO[bytes], progress: CompareProgress, stop: threading.Event) -> int:
+    def _wait(self, command: list[str], errors: IO[bytes], progress: CompareProgress, stop: threading.Event) -> int:
         package = str(Path(energynets.__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         # A session of its own: a Ctrl-C in the terminal reaches us alone, and we pass it on once.
         process = subprocess.Popen(
-            self.command(config),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -142,6 +141,34 @@ class Cell:
             for line in lines.read():
                 progress.evaluation(self, line)
         return process.returncode
+
+
+def run_together(
+    cells: Sequence[Cell], config: Path, progress: CompareProgress, stop: threading.Event | None = None
+) -> None:
+    """Train the seeds of one experiment in one process, which starts once and reads the data once.
+
+    Cells that end without a result are for `Cell.run`, which says why.
+
+    Args:
+        cells: of one experiment, their folders `<one path>-seed<k>`.
+        config, progress, stop: as for `Cell.run`; the first cell's evaluations stand for all.
+
+    Raises:
+        KeyboardInterrupt: asked to stop.
+    """
+    first = cells[0]
+    stem = first.folder.with_name(first.folder.name.removesuffix(f"-seed{first.seed}"))
+    first.folder.parent.mkdir(parents=True, exist_ok=True)
+    seeds = ",".join(str(cell.seed) for cell in cells)
+    with tempfile.TemporaryFile() as errors:
+        command = _train(config, "--seeds", seeds, "--folder", str(stem))
+        if first._wait(command, errors, progress, stop or threading.Event()) == 130:
+            raise KeyboardInterrupt
+
+
+def _train(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "energynets", "train", str(config), *arguments, "--resume", "--quiet"]
 
 
 def _threads(beside: int) -> dict[str, str]:

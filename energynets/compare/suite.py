@@ -114,6 +114,7 @@ def compare_plan(
     folder: str | Path | None = None,
     seeds: int | None = None,
     processes: int = 1,
+    together: bool = False,
     progress: CompareProgress | None = None,
     finished: bool = False,
 ) -> Suite:
@@ -128,6 +129,7 @@ def compare_plan(
         folder: default comparisons/<name>.
         seeds: instead of the plan's.
         processes: runs at a time.
+        together: as for `compare`; not of tuning.
         progress: listener.
         finished: nothing is trained: the tables are of the runs that are done.
 
@@ -170,6 +172,7 @@ def compare_plan(
                     linear=plan.linear,
                     reference=plan.reference,
                     processes=processes,
+                    together=together,
                     progress=progress,
                     failed={name: result.failure for name, result in found.items() if result.failure},
                     hashed=True,

@@ -70,6 +70,8 @@ class RunResult:
         observed: fraction of labels shown, as text -> {"threshold": as the run's own, split: metric -> value of the
             rest}; none where `evaluation.observed` names no fraction.
         padded_share: share of the token places of the first epoch's batches that is padding; none for tables.
+        together: seeds that trained at once, 1 where it trained alone; its seconds are its share of theirs, its peak
+            memory is that of all.
     """
 
     name: str
@@ -94,6 +96,7 @@ class RunResult:
     padded_share: float | None = None
     calibration: Mapping[str, Any] | None = None
     observed: Mapping[str, Mapping[str, Any]] | None = None
+    together: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """As result.json: plain values, without what there is none of."""

@@ -31,7 +31,7 @@ from energynets.features import BagOfWords
 from energynets.features.stacked import stacked_features
 from energynets.parallel.launch import processes
 from energynets.parallel.mesh import Mesh
-from energynets.training.build import BuiltData, Sizes, build_dataset, build_model
+from energynets.training.build import BuiltData, Sizes, build_dataset, build_model, prepared_documents
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, _Current
 from energynets.training.machine import deterministic, environment, reset_peak_memory, resolve_device
@@ -39,7 +39,7 @@ from energynets.training.optimizers import Optimizers
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder, RunResult
 from energynets.training.stages import stage_objective, stage_view, trained
-from energynets.training.trainer import _count_parameters, _Session
+from energynets.training.trainer import _count_parameters, _Session, train
 from energynets.training.update import Objective
 
 if TYPE_CHECKING:
@@ -105,8 +105,46 @@ def train_seeds(
         results = []
         for session, model, loop in zip(sessions, models, loops, strict=True):
             session.run.model.parent.mkdir(exist_ok=True)
-            results.append(session.finish_network(model, loop.position, _count_parameters(model)))
+            done = session.finish_network(model, loop.position, _count_parameters(model), together=len(seeds))
+            results.append(done)
         return results
+
+
+def train_in_one_process(
+    experiment: Experiment,
+    seeds: Sequence[int],
+    folders: Sequence[str | Path],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> list[RunResult]:
+    """`train` under several seeds, which start once and read the data once: at once where that is faster, else in turn.
+
+    Args:
+        experiment, seeds, folders, progress: as for `train_seeds`, of any model.
+        resume: keep the runs that are finished and go on with the others. Those that trained at once start again, and
+            train alone.
+
+    Returns:
+        A row for each seed.
+
+    Raises:
+        ConfigError, DataError, TrainingError, Interrupted: as `train`.
+    """
+    new = [(seed, folder) for seed, folder in zip(seeds, folders, strict=True) if not Path(folder).exists()]
+    finished = all(RunFolder(Path(folder)).result.exists() for folder in folders)
+    data = None if finished else build_dataset(experiment, progress=progress)
+    results: dict[int, RunResult] = {}
+    documents = None if data is None else prepared_documents(experiment, data)
+    known = documents is not None and documents.documents.unknown is None
+    if documents is not None and known and worth_it(experiment, len(new), Sizes.of(documents)):
+        at_once, into = zip(*new, strict=True)
+        results |= zip(at_once, train_seeds(experiment, at_once, into, progress=progress, data=data), strict=True)
+    for seed, folder in zip(seeds, folders, strict=True):
+        if seed not in results:
+            own = experiment.model_copy(update={"seed": seed})
+            results[seed] = train(own, folder=folder, resume=resume, progress=progress, data=data)
+    return [results[seed] for seed in seeds]
 
 
 def worth_it(experiment: Experiment, seeds: int, sizes: Sizes) -> bool:

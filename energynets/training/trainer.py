@@ -194,11 +194,11 @@ class _Session:
         model = model.to(self.device)
         return self.finish_network(model, self._fit_network(model), parameters)
 
-    def finish_network(self, model: nn.Module, position: Position, parameters: int) -> RunResult:
-        """Its weights, then the result."""
+    def finish_network(self, model: nn.Module, position: Position, parameters: int, *, together: int = 1) -> RunResult:
+        """Its weights, then the result, of one of `together` seeds that trained at once."""
         state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}
         self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
-        return self._finish(model, position, parameters)
+        return self._finish(model, position, parameters, together=together)
 
     def loop(self, model: nn.Module) -> Loop:
         """What trains a model that is on its device."""
@@ -236,7 +236,7 @@ class _Session:
 
     # ------------------------------------------------------------------------------------------------ the result
 
-    def _finish(self, model: Any, position: Position, parameters: int) -> RunResult:
+    def _finish(self, model: Any, position: Position, parameters: int, *, together: int = 1) -> RunResult:
         """Threshold from validation, metrics of validation and test, the row."""
         decoder = self.measures.unchosen()
         metrics: dict[str, dict[str, float]] = {}
@@ -291,6 +291,7 @@ class _Session:
             padded_share=self._padded_share(model),
             calibration=reliability,
             observed=observed or None,
+            together=together,
         )
         if documents:
             self.run.save_documents(documents)

@@ -21,6 +21,7 @@ from results import FINGERPRINT, result
 from energynets.compare import compare as compare_with_line
 from energynets.compare import demonstration
 from energynets.compare.cells import Cell, CompareProgress
+from energynets.compare.table import caption
 from energynets.config import Experiment
 from energynets.errors import ConfigError
 
@@ -179,6 +180,29 @@ def test_real_runs_in_processes_of_their_own(tmp_path: Path) -> None:
     assert row.quantity("peak_memory_bytes").mean > 2**24  # type: ignore[union-attr]
     assert len(found.failures) == 1
     assert "broken-seed0" in found.failures[0]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_seeds_that_share_a_process(tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each seed has the result of a process of its own; what the process leaves out runs alone, and fails alone."""
+    small = ("data.inputs=counts", "model.features={kind: bag_of_words, hidden: [8]}")
+    rows = [experiment("small", "classifier", *small), experiment("broken", "classifier", "data.vectors=nowhere.txt")]
+    alone = compare(rows[:1], seeds=(0, 4), folder=tmp_path / "alone").rows[0]
+    ran: list[str] = []
+    run = Cell.run
+    monkeypatch.setattr(Cell, "run", lambda cell, *args, **kwargs: ran.append(cell.name) or run(cell, *args, **kwargs))
+    listener = Listener()
+    settings: dict[str, Any] = {"seeds": (0, 4), "together": True, "processes": processes, "progress": listener}
+    found = compare(rows, folder=tmp_path / "c", **settings)
+    assert ran == ["broken-seed0", "broken-seed4"]
+    assert [failure.partition(":")[0] for failure in found.failures] == ran
+    for ours, theirs in zip(found.rows[0].results, alone.results, strict=True):
+        assert (ours["seed"], ours["together"], theirs["together"]) == (theirs["seed"], 2, 1)
+        assert ours["metrics"]["test"] == pytest.approx(theirs["metrics"]["test"], abs=1e-6)
+    assert "Seeds that trained at once, seconds a share of theirs, memory that of all: small." in caption(found)
+    assert "unary" in listener.lines
+    again = compare(rows[:1], folder=tmp_path / "c", **settings)
+    assert again.rows[0].results == found.rows[0].results
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -21,7 +21,7 @@ from energynets.features import BagOfWords
 from energynets.features.stacked import stacked_features
 from energynets.objectives import EndToEnd
 from energynets.training import Sizes, build_model, evaluate, load_run, train
-from energynets.training.seeds import FEW_WEIGHTS, Stack, _Step, cannot, train_seeds, worth_it
+from energynets.training.seeds import FEW_WEIGHTS, Stack, _Step, cannot, train_in_one_process, train_seeds, worth_it
 
 ICNN = SPEN | {"energy": {"kind": "icnn", "hidden": [4, 3], "gate": True}}
 DEEP = SPEN | {
@@ -209,3 +209,40 @@ def test_it_is_worth_it_for_several_seeds_of_few_weights() -> None:
     assert worth_it(experiment, 2, few)
     assert not worth_it(experiment, 1, few)
     assert not worth_it(experiment, 2, many)
+
+
+def planted(features: dict[str, Any], inputs: str) -> Experiment:
+    data = {"num_labels": 4, "num_documents": 60, "num_test_documents": 20, "vocabulary_size": 60}
+    return Experiment.from_tree(
+        {
+            "name": "planted",
+            "data": {"planted": data, "inputs": inputs},
+            "model": {"kind": "classifier", "features": features},
+            "training": {"stages": [stage("all", epochs=2)]},
+        }
+    )
+
+
+def test_in_one_process_small_networks_train_at_once_and_finished_runs_are_kept(tmp_path: Path) -> None:
+    experiment = planted({"kind": "bag_of_words", "hidden": [8]}, "counts")
+    folders = [tmp_path / f"seed{seed}" for seed in range(4)]
+    first = train_in_one_process(experiment, (0, 1, 3), [folders[0], folders[1], folders[3]])
+    assert [(result.seed, result.together) for result in first] == [(0, 3), (1, 3), (3, 3)]
+    with pytest.raises(ConfigError, match="there is a run here already; continue it with --resume"):
+        train_in_one_process(experiment, (0, 1), folders[:2])
+    (folders[3] / "result.json").unlink()
+    again = train_in_one_process(experiment, range(4), folders, resume=True)
+    assert [(result.seed, result.together) for result in again] == [(0, 3), (1, 3), (2, 1), (3, 1)]
+    assert [result.finished for result in again[:2]] == [result.finished for result in first[:2]]
+    assert again[3].metrics["test"] == pytest.approx(first[2].metrics["test"], abs=1e-6)
+    assert json.loads((folders[1] / "result.json").read_text())["together"] == 3
+
+
+def test_in_one_process_others_train_in_turn_to_the_bits_of_each_alone(tmp_path: Path) -> None:
+    experiment = planted({"kind": "kim_cnn", "embedding_dim": 4, "windows": [1], "num_filters": 4}, "tokens")
+    found = train_in_one_process(experiment, (5, 2), [tmp_path / "five", tmp_path / "two"])
+    for result, name in zip(found, ("five", "two"), strict=True):
+        train(experiment.model_copy(update={"seed": result.seed}), folder=tmp_path / f"alone-{name}")
+        ours, theirs = (load_run(tmp_path / each).model.state_dict() for each in (name, f"alone-{name}"))
+        assert result.together == 1
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
