@@ -205,26 +205,17 @@ def test_seeds_that_share_a_process(tmp_path: Path, processes: int, monkeypatch:
     assert again.rows[0].results == found.rows[0].results
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_interrupted_comparison_continues(tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "training"),
+    [(["--seeds", "1"], [0]), (["--seeds", "2", "--processes", "2"], [0, 1]), (["--seeds", "2", "--together"], [0])],
+    ids=["one", "two", "together"],
+)
+def test_interrupted_comparison_continues(tmp_path: Path, options: list[str], training: list[int]) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(experiment("long", "classifier", "training.stages.0.epochs=100000").to_yaml())
-    command = [
-        sys.executable,
-        "-m",
-        "energynets",
-        "compare",
-        str(path),
-        "--seeds",
-        str(processes),
-        "--processes",
-        str(processes),
-        "--folder",
-        str(tmp_path / "c"),
-    ]
+    command = [sys.executable, "-m", "energynets", "compare", str(path), *options, "--folder", str(tmp_path / "c")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        runs = [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in range(processes)]
-        _interrupt_once_they_train(process, runs)
+        _interrupt_once_they_train(process, [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in training])
 
 
 def _interrupt_once_they_train(process: subprocess.Popen[str], runs: list[Path]) -> None:
