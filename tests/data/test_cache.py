@@ -197,7 +197,8 @@ def test_ctrl_c_leaves_no_half_entry(tmp_path: Path, folder: Path) -> None:
     path = tmp_path / "large.txt"
     path.write_bytes(b"4000000 9 5\n" + rows)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom energynets.data.load import read_file\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom energynets.data.load import read_file\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background has it ignored
         "def tell(done, total):\n    print('.', flush=True)\n"
         "read_file('xmc', Path(sys.argv[1]), progress=tell)"
     )

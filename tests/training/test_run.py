@@ -28,7 +28,7 @@ ONE = [stage("unary", "features", "unary", epochs=2)]
 ROW = {
     "name", "kind", "seed", "config_hash", "data", "metrics", "threshold", "train_seconds", "examples_per_second",
     "peak_memory_bytes", "peak_host_memory_bytes", "inference_ms_per_document", "parameters", "stages", "version",
-    "finished", "device", "preparation", "calibration",
+    "finished", "device", "preparation", "calibration", "together",
 }  # fmt: skip
 
 
