@@ -104,19 +104,26 @@ class Cell:
         Raises:
             KeyboardInterrupt: asked to stop; the run has saved itself.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile() as errors:
-            status = self._wait(self.command(config), errors, progress, stop or threading.Event())
-            errors.seek(0)
-            lines = errors.read().decode(errors="replace").strip().splitlines()
-        if status == 130:
-            raise KeyboardInterrupt
+        status, lines = self._carry_out(self.command(config), progress, stop)
         if status == 0 and (result := self.finished_result()) is not None:
             return result, None
         if status < 0:
             name = signal.Signals(-status).name
             return None, f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         return None, lines[-1].removeprefix("energynets: ") if lines else f"exit status {status} without a word"
+
+    def _carry_out(
+        self, command: list[str], progress: CompareProgress, stop: threading.Event | None
+    ) -> tuple[int, list[str]]:
+        """Status and words of a process that trains this cell, and maybe others."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile() as errors:
+            status = self._wait(command, errors, progress, stop or threading.Event())
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+        if status == 130:
+            raise KeyboardInterrupt
+        return status, lines
 
     def _wait(self, command: list[str], errors: IO[bytes], progress: CompareProgress, stop: threading.Event) -> int:
         package = str(Path(energynets.__file__).resolve().parents[1])
@@ -159,12 +166,8 @@ def run_together(
     """
     first = cells[0]
     stem = first.folder.with_name(first.folder.name.removesuffix(f"-seed{first.seed}"))
-    first.folder.parent.mkdir(parents=True, exist_ok=True)
     seeds = ",".join(str(cell.seed) for cell in cells)
-    with tempfile.TemporaryFile() as errors:
-        command = _train(config, "--seeds", seeds, "--folder", str(stem))
-        if first._wait(command, errors, progress, stop or threading.Event()) == 130:
-            raise KeyboardInterrupt
+    first._carry_out(_train(config, "--seeds", seeds, "--folder", str(stem)), progress, stop)
 
 
 def _train(config: Path, *arguments: str) -> list[str]:

@@ -98,6 +98,12 @@ def metric_title(name: str) -> str:
     )
 
 
+def full_title(metric: str) -> str:
+    """The same with what is known."""
+    share = split_name(metric)[1]
+    return f"{metric_title(metric)} {known(share)}" if share else metric_title(metric)
+
+
 def choose_reference(comparison: Comparison, name: str | None = None, share: str = "") -> str | None:
     """The row that others are compared with: the one of that name, else the best without an energy on validation.
 

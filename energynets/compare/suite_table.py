@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from energynets.compare.statistics import LEVEL, MARKS, MIN_SEEDS, known, metric_title
+from energynets.compare.statistics import LEVEL, MARKS, MIN_SEEDS, full_title, known
 from energynets.compare.table import differences_markdown, gains_markdown, p_text
 from energynets.metrics import split_name
 
@@ -49,10 +49,8 @@ def metric_tables(suite: Suite) -> Iterator[MetricTable]:
     for metric in suite.metrics:
         ranks = suite.ranks(metric)
         means = dict(zip(ranks.names, ranks.means, strict=True)) if ranks else {}
-        share = split_name(metric)[1]
-        title = metric_title(metric)
         yield MetricTable(
-            f"{title} {known(share)}" if share else title,
+            full_title(metric),
             {name: tuple(_entry(found, name, metric, verdicts) for found in suite.comparisons) for name in names},
             means,
             _ranks_text(ranks, [name for name in names if name not in means]),

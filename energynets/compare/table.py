@@ -15,7 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from energynets.compare.comparison import Comparison, Row, Spread
-from energynets.compare.statistics import LEVEL, MARKS, Difference, explain, headline, known, metric_title, verdict
+from energynets.compare.statistics import (
+    LEVEL,
+    MARKS,
+    Difference,
+    explain,
+    full_title,
+    headline,
+    known,
+    metric_title,
+    verdict,
+)
 from energynets.metrics import DECODERS, observed_name, split_name
 
 if TYPE_CHECKING:
@@ -214,9 +224,8 @@ def gains_markdown(found: Sequence[Difference]) -> str:
         "| :-- | :-- | :-- | :-- |" + " --: |" * 3,
     ]
     for each in found:
-        title, share = metric_title(each.metric), split_name(each.metric)[1]
-        metric = f"{title} {known(share)}" if share else title
-        cells = (each.data, metric, each.row, each.reference, _mean_text(each), _interval(each), p_text(each.p_holm))
+        named = (each.data, full_title(each.metric), each.row, each.reference)
+        cells = (*named, _mean_text(each), _interval(each), p_text(each.p_holm))
         lines.append(f"| {' | '.join(cells)} |")
     places = [(each.data, split_name(each.metric)[1], each.verdict) for each in found]
     sets = {place[:2] for place in places}

@@ -35,7 +35,7 @@ def test_what_the_energy_adds_comes_first(html: str) -> None:
     assert "On one the best energy is significantly better than the best classifier in P@1 (+" in findings
     assert findings.count('class="better"') == 2, "a line for each data set"
     assert 'class="worse"' not in findings
-    rows = re.findall(r"<tr><td>(\w+)</td><td class=\"words\">(\S+) </td><td class=\"words\">(\w+)<", html)
+    rows = re.findall(r"<tr><td>(\w+)</td><td class=\"words\">(\S+)</td><td class=\"words\">(\w+)<", html)
     assert {row[:1] + row[2:] for row in rows} == {("one", "spen"), ("two", "spen")}
     assert {row[1] for row in rows} == {"P@1", "P@5", "nDCG@5", "PSP@5", "F1"}
 

@@ -43,6 +43,8 @@ def to_html(comparison: Comparison) -> str:
     qualities, costs = [c for c in shown if not c.cost], [c for c in shown if c.cost]
     figures = Figures.of(comparison)
     context: dict[str, Any] = {
+        "name": comparison.name,
+        "created": comparison.created,
         "comparison": comparison,
         "contents": CONTENTS,
         "summary": summary(comparison),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from energynets.compare import plots
 from energynets.compare.report.page import render
 from energynets.compare.report.tables import difference_cells
-from energynets.compare.statistics import MARKS, known
+from energynets.compare.statistics import MARKS, full_title, known
 from energynets.compare.suite_table import metric_tables, tested_text
 from energynets.metrics import split_name
 
@@ -27,13 +27,14 @@ def to_html(suite: Suite) -> str:
         MissingExtraError: matplotlib or jinja2 is not installed.
     """
     context: dict[str, Any] = {
+        "name": suite.name,
         "suite": suite,
         "contents": CONTENTS,
         "summary": _summary(suite),
         "findings": _findings(suite.gains),
         "forest": plots.gains_forest(suite.gains),
         "gains": [
-            {"data": each.data, "share": _share(each), "rival": each.reference, **difference_cells(each)}
+            {"data": each.data, "metric": full_title(each.metric), "rival": each.reference, **difference_cells(each)}
             for each in suite.gains
         ],
         "tables": list(metric_tables(suite)),
