@@ -159,13 +159,7 @@ class RunFolder:
         if not self.writes:
             yield
             return
-        occupied = self.folder.is_dir() and any(self.folder.iterdir())
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"{self.folder}: a run needs a folder, but this is a file")
-        if occupied and not resume:
-            raise ConfigError(
-                f"{self.folder}: there is a run here already; continue it with --resume, or choose another name"
-            )
+        occupied = self.check_free(resume=resume)
         if not self.config.exists() and occupied and any(entry.suffix != TEMPORARY for entry in self.folder.iterdir()):
             raise ConfigError(f"{self.folder}: not a run folder (no config.yaml), so nothing is written into it")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +174,21 @@ class RunFolder:
                 if not occupied and not self.metrics.exists() and not self.checkpoints.paths():
                     self._clear()
                 raise
+
+    def check_free(self, *, resume: bool) -> bool:
+        """Whether something is in the folder.
+
+        Raises:
+            ConfigError: it is no folder; or something is in it, and `resume` is false.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder}: a run needs a folder, but this is a file")
+        occupied = self.folder.is_dir() and any(self.folder.iterdir())
+        if occupied and not resume:
+            raise ConfigError(
+                f"{self.folder}: there is a run here already; continue it with --resume, or choose another name"
+            )
+        return occupied
 
     def _clear(self) -> None:
         """Leave nothing of a run that failed before it began: the next attempt needs no other name."""

@@ -131,8 +131,11 @@ def train_in_one_process(
     Raises:
         ConfigError, DataError, TrainingError, Interrupted: as `train`.
     """
-    new = [(seed, folder) for seed, folder in zip(seeds, folders, strict=True) if not Path(folder).exists()]
-    finished = all(RunFolder(Path(folder)).result.exists() for folder in folders)
+    runs = [RunFolder(Path(folder)) for folder in folders]
+    for run in runs:  # before anything trains: a clash is told at once
+        run.check_free(resume=resume)
+    new = [(seed, run.folder) for seed, run in zip(seeds, runs, strict=True) if not run.folder.exists()]
+    finished = all(run.result.exists() for run in runs)
     data = None if finished else build_dataset(experiment, progress=progress)
     results: dict[int, RunResult] = {}
     documents = None if data is None else prepared_documents(experiment, data)

@@ -229,7 +229,8 @@ def test_in_one_process_small_networks_train_at_once_and_finished_runs_are_kept(
     first = train_in_one_process(experiment, (0, 1, 3), [folders[0], folders[1], folders[3]])
     assert [(result.seed, result.together) for result in first] == [(0, 3), (1, 3), (3, 3)]
     with pytest.raises(ConfigError, match="there is a run here already; continue it with --resume"):
-        train_in_one_process(experiment, (0, 1), folders[:2])
+        train_in_one_process(experiment, (2, 0), [folders[2], folders[0]])
+    assert not folders[2].exists(), "told before anything trains"
     (folders[3] / "result.json").unlink()
     again = train_in_one_process(experiment, range(4), folders, resume=True)
     assert [(result.seed, result.together) for result in again] == [(0, 3), (1, 3), (2, 1), (3, 1)]
