@@ -11,10 +11,16 @@ from torch import Tensor
 
 from energynets.energies import Box, Energy, MeasuredEnergy
 from energynets.errors import ConfigError, ShapeError
-from energynets.inference.engine import asked_for_general_path, general_reason, mirror_descent, unmeasured
+from energynets.inference.engine import (
+    asked_for_general_path,
+    general_reason,
+    label_kernels,
+    mirror_descent,
+    unmeasured,
+)
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.schedule import Number, base_factors, stacked
-from energynets.inference.engine.streamed import Inputs, StreamedBCE, StreamPlan, cut, descend, final_logits
+from energynets.inference.engine.streamed import Inputs, StreamedBCE, StreamPlan, descend, final_logits
 from energynets.inference.gradient import GradientMode, Unroll
 from energynets.inference.solver import Solver
 from energynets.parallel import WHOLE
@@ -53,7 +59,7 @@ class LabelStream:
         shape = (len(self.inputs.features), len(self.inputs.weight))
         if (len(targets), targets.num_columns) != shape:
             raise ShapeError(f"targets: expected {shape}, got {(len(targets), targets.num_columns)}")
-        parts = cut(targets, self.plan.chunk, self.inputs.features)
+        parts = self.plan.cut(targets, self.inputs.features)
         differentiated = torch.is_grad_enabled()
         return StreamedBCE.apply(
             self.plan, parts, self.factors, self.numbers, differentiated, *self.inputs[:5], *self.weights
@@ -94,6 +100,9 @@ def energy_stream(
         solver.precision,
         keep_unary,
         getattr(energy.unary, "shard", WHOLE),
+        kernels=bool(
+            keep_unary and sizes and solver.precision == "bf16" and label_kernels.take(features, energy.measure)
+        ),
     )
     inputs = Inputs(features, energy.unary.weight, energy.unary.bias, energy.measure, offset)
     if not learned:

@@ -84,6 +84,8 @@ class Update:
         """The norm of all gradients before they are clipped, one that is not held included."""
         pending = None if output is None or output.pending is None or output.pending.slope is None else output.pending
         if pending is None and self.mesh.labels == 1:
+            if math.isinf(self.clip_norm):  # a pass over all gradients less
+                return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
             return torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         held = [(parameter.grad, label_dimension(parameter)) for parameter in self.parameters]
         everywhere = torch.nn.utils.get_total_norm([g for g, cut in held if g is not None and cut is None])

@@ -11,7 +11,7 @@ from energynets import ICNN, SPEN, BagOfWords, EnergyNetwork, MirrorDescent
 from energynets.config import Optimizer
 from energynets.data.batches import Batch, CachedFeatures, sparse_batch
 from energynets.inference import compiled_engine
-from energynets.inference.engine import elementwise, products
+from energynets.inference.engine import elementwise, label_kernels, measurements, products
 from energynets.objectives import EndToEnd
 from energynets.training.graph import GraphedUpdate
 from energynets.training.optimizers import build_optimizer, set_learning_rate
@@ -100,3 +100,49 @@ def test_replayed_steps_are_the_steps(name, kind):
 def test_replays_draw_dropout_anew():
     numbers = trained("dropout", "adam", True)
     assert len({round(loss, 6) for loss, _ in numbers}) == len(numbers)
+
+
+@pytest.mark.parametrize(("name", "size"), [("spen", 150), ("dropout", 3), ("icnn", 3)])
+def test_passes_by_kernel_equal_passes_in_chunks(name, size):
+    pytest.importorskip("triton")
+    torch.manual_seed(0)
+    energy = {
+        "spen": lambda: SPEN(16, 5000, num_measurements=200),
+        "dropout": lambda: SPEN(16, 5000, num_measurements=8, dropout=0.5),
+        "icnn": lambda: ICNN(16, 5000, hidden=(10, 6)),
+    }[name]()
+    solver = MirrorDescent(3, step_size=0.8, learn_step_sizes=True, precision="bf16")
+    network = BagOfWords(16, hidden=(), input_dropout=0)
+    model = EnergyNetwork(network, energy, solver, label_chunk=1024, keep_unary=True).cuda()
+    features = torch.randn(size, 16, device="cuda", requires_grad=True)
+    if not label_kernels.take(features, energy.measure):
+        pytest.skip("no kernels for this device")
+    labels = sparse_batch(csr_array((torch.rand(size, 5000) < 1e-3).float().numpy()))
+    batch = Batch(CachedFeatures(features), labels.to("cuda"), torch.arange(size))
+    wanted = [features, *(p for p in model.parameters() if p.numel())]
+
+    def step():
+        torch.manual_seed(7)
+        loss = EndToEnd()(model, batch)
+        return [loss, *torch.autograd.grad(loss, wanted)]
+
+    found, again = step(), step()
+    assert all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
+    with products.plain_operations():
+        expected = step()
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).norm() <= 1e-2 * theirs.norm() + 1e-6
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_products_of_several_steps_as_one(steps, monkeypatch):
+    energy, features = ENERGIES["spen"]().cuda(), torch.randn(12, 16, device="cuda")
+    made = []
+    stacked = measurements.StackedMeasurementsBackward
+    monkeypatch.setattr(measurements, "StackedMeasurementsBackward", lambda *given: made.append(1) or stacked(*given))
+    found = step(energy, MirrorDescent(steps), features)
+    assert made
+    with products.plain_operations():
+        expected = step(energy, MirrorDescent(steps), features)
+    assert len(made) == 1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from energynets.inference.engine.products import Precision, addmm, mm, rounded
+from energynets.inference.engine.products import Precision, addmm, may_fuse, mm, rounded
+
+_STACKED = 1 << 22
+"""Numbers of y and dz that are kept on a GPU, at most, for one product over several steps."""
 
 
 class Measurements:
@@ -118,6 +121,63 @@ class MeasurementsBackward:
     def _step(self) -> None:
         self._empty = False
         self._here, self._following = self._following, self._here
+
+    def finish(self) -> Tensor | None:
+        """dA, once all steps are accumulated."""
+        return self.gradient
+
+
+class StackedMeasurementsBackward(MeasurementsBackward):
+    """The same with the two products of several steps as one, (2SB, K)^T (2SB, L).
+
+    For GPUs and small A: a product that sums over 2B documents alone keeps few of their processors busy (Bibtex's shape
+    on an H100: 55 microseconds of every 110 that a step takes, forwards and backwards).
+
+    Args:
+        segment: S, at least 2.
+    """
+
+    def __init__(self, rows: Tensor, batch: int, segment: int, precision: Precision = "float32") -> None:
+        self.rows, self.precision, self._batch = rounded(rows, precision), precision, batch
+        measurements, labels = rows.shape
+        # dz_{t+1}, y_t, dz_t, y_{t-1}, ...: what follows a step is where the next one begins. On the left, beside
+        # them: n_{t+1}, dm_t, n_t, dm_{t-1}, ...
+        places = (2 * segment + 1) * batch
+        self._right, self._left = rows.new_empty(places, labels), rows.new_empty(places, measurements)
+        self._last = 2 * segment * batch
+        self._transposed = self.rows.T
+        self._empty = True
+        self.gradient = torch.empty_like(rows)
+        self._at(0)
+
+    def _at(self, start: int) -> None:
+        right, left = (x[start : start + 3 * self._batch].split(self._batch) for x in (self._right, self._left))
+        self._start, self.labels = start, right[1]
+        self._here = _Stack(self._left, self._right, left[0], left[1], right[0])
+        self._following = _Stack(self._left, self._right, left[2], left[1], right[2])
+
+    def accumulate(self) -> None:
+        """On to the next step; the products once there is room for no more."""
+        start = self._start + 2 * self._batch
+        if start == self._last:
+            self._add(start)
+            for place in (self._right, self._left):
+                place[: self._batch].copy_(place[start:])
+            start = 0
+        self._at(start)
+
+    def finish(self) -> Tensor | None:
+        if self._start:
+            self._add(self._start)
+        return self.gradient
+
+    def _add(self, stop: int) -> None:
+        left, right = self._left[:stop].T, rounded(self._right[:stop], self.precision)
+        if self._empty:
+            self.gradient = mm(left, right, out=self.gradient)
+        else:
+            self.gradient = addmm(self.gradient, left, right, out=self.gradient)
+        self._empty = False
 
 
 class GatedMeasurements(Measurements):
@@ -247,10 +307,14 @@ def linear_backward(
     gates: tuple[Tensor, ...],
     widths: tuple[int, ...],
     precision: Precision = "float32",
+    steps: int = 1,
 ) -> MeasurementsBackward:
-    """Those of the backward pass; `needed` says whether A wants a gradient."""
+    """Those of the backward pass; `needed` says whether A wants a gradient, `steps` how many there are at most."""
     if gates:
         return GatedMeasurementsBackward(rows, batch, needed, gates, widths, precision)
+    segment = min(steps, _STACKED // max(1, 2 * batch * rows.shape[1]))
+    if needed and segment > 1 and batch and rows.is_cuda and may_fuse():
+        return StackedMeasurementsBackward(rows, batch, segment, precision)
     return MeasurementsBackward(rows, batch, needed, precision)
 
 

@@ -336,8 +336,7 @@ def descend_backward(
     """The equations on top of this file: 5 T - 1 products in 4 T - 1 calls and one pass over (B, L) a step."""
     batch, steps, mask, observed = len(bases[0]), plan.steps, plan.mask, plan.observed
     slope, kept = plan.make_slope(weights), run.last
-    linear = linear_backward(rows, batch, needed.rows, gates, plan.widths, plan.precision)
-    labels = linear.labels
+    linear = linear_backward(rows, batch, needed.rows, gates, plan.widths, plan.precision, steps)
     bases_bar = [torch.zeros_like(x) if wanted else None for x, wanted in zip(bases, needed.bases, strict=True)]
     offset_bar = rows.new_zeros(batch, len(rows))
     factors_bar = rows.new_zeros(len(bases), steps + 1) if needed.factors else None
@@ -372,12 +371,13 @@ def descend_backward(
     dz = linear.logit_bars.copy_(logits_bar if observed is None else observed.free(logits_bar))
     n = recall(steps, linear.coordinates)
     if loss_bar is not None:
-        dz.add_(step_loss_bar(steps, linear.rebuild(plan.base(steps, bases, labels), n)))
+        dz.add_(step_loss_bar(steps, linear.rebuild(plan.base(steps, bases, linear.labels), n)))
     elementwise.share(dz, plan.terms(steps, bases_bar))
     share_factors(steps)
     dn: Tensor | None = None
     dv: Tensor | None = None
     for step in range(steps - 1, -1, -1):
+        labels = linear.labels
         if step < kept.first:  # into another segment: its steps again
             if walk is None:
                 forth = linear_forward(rows, offset, gates, plan.widths, plan.precision)
@@ -416,7 +416,7 @@ def descend_backward(
     weights_bar = slope.gradients() if needed.weights else [None] * len(weights)
     offset_bar = offset_bar.sum(0) if offset.ndim == 1 else offset_bar
     return MirrorGradients(
-        linear.gradient, offset_bar, bases_bar, linear.gate_gradients, weights_bar, factors_bar, numbers_bar
+        linear.finish(), offset_bar, bases_bar, linear.gate_gradients, weights_bar, factors_bar, numbers_bar
     )
 
 

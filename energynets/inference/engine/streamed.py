@@ -20,6 +20,9 @@ size (B, L) then. Besides the weights and their gradients it holds, whatever L i
 Each pass reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either
 product.
 
+On a GPU with bf16 products and phi kept, each pass is one kernel over all labels instead (`label_kernels`), and the
+last leaves dphi, a second (B, L) tensor.
+
 Where each of several processes has a shard of the labels, these sums over labels are sums over the shards too: 2 T
 of B x K numbers a step and one of B x F, whatever L is. All else is computed alike by every shard.
 """
@@ -35,6 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from energynets.inference.engine import label_kernels
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
@@ -49,7 +53,7 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward
 class Inputs(NamedTuple):
     """What is differentiated besides the head's weights: f (B, F), U (L, F), u0 (L,), A (K, L), (K,) or (B, K).
 
-    And phi (B, L), where it is kept: made of the first three, not differentiated.
+    And not differentiated: phi (B, L), where it is kept, made of the first three; A as kernels read it, where they do.
     """
 
     features: Tensor
@@ -58,10 +62,20 @@ class Inputs(NamedTuple):
     rows: Tensor
     offset: Tensor
     unary: Tensor | None = None
+    packed: Tensor | None = None
 
     def with_unary(self) -> Inputs:
         """phi of all labels at hand."""
         return self._replace(unary=functional.linear(self.features, self.weight, self.bias))
+
+    def for_kernels(self) -> Inputs:
+        """phi and A of all labels where kernels read them; a phi that is there already is taken."""
+        unary = self.unary
+        if unary is None:
+            unary = label_kernels.aligned(len(self.features), len(self.weight), self.features)
+            bias = self.features.new_zeros(()) if self.bias is None else self.bias
+            torch.addmm(bias, self.features, self.weight.T, out=unary)
+        return self._replace(unary=unary, packed=label_kernels.packed(self.rows))
 
 
 class Part(NamedTuple):
@@ -121,6 +135,7 @@ class StreamPlan:
         precision: of the products with A.
         keep_unary: phi is computed once and kept.
         shard: which labels the chunks are of.
+        kernels: a pass over the labels is one kernel.
     """
 
     chunk: int
@@ -133,10 +148,17 @@ class StreamPlan:
     precision: Precision
     keep_unary: bool = False
     shard: LabelShard = WHOLE
+    kernels: bool = False
 
     def given(self, inputs: Inputs) -> Inputs:
         """What the passes read."""
-        return inputs.with_unary() if self.keep_unary else inputs
+        if self.kernels:
+            return inputs.for_kernels()
+        return inputs.with_unary() if self.keep_unary and inputs.unary is None else inputs
+
+    def cut(self, targets: SparseBatch, like: Tensor) -> list[Part]:
+        """Targets as the passes want them: of each chunk, or of all labels."""
+        return cut(targets, max(targets.num_columns, 1) if self.kernels else self.chunk, like)
 
     @property
     def steps(self) -> int:
@@ -170,15 +192,36 @@ def descend(plan: StreamPlan, inputs: Inputs, weights: tuple[Tensor, ...]) -> St
     states, coordinates = inputs.features.new_empty(2, plan.steps, *transposed).unbind()
     n = velocity = inputs.features.new_zeros(transposed)
     for step, size in enumerate(plan.step_sizes):
-        m = states[step].zero_()
-        for chunk in plan.chunks(inputs):
-            y = plan.logits(chunk, step, coordinates).sigmoid_()
-            m = addmm(m, y, chunk.rows.T, out=m)
+        m = _measure(plan, inputs, step, coordinates, states[step])
         m = plan.masked(torch.add(plan.shard.sum(m), inputs.offset, out=states[step]))
         update = plan.masked(slope.forward(m, -size, torch.empty_like(n)))
         velocity = update.add_(velocity, alpha=plan.momentum).sub_(n, alpha=size * plan.tau)
         n = torch.add(n, velocity, out=coordinates[step])
     return StreamRun(states, coordinates)
+
+
+def _measure(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, out: Tensor) -> Tensor:
+    """y_t A^T (B, K); `out` is only a place."""
+    if inputs.packed is not None:
+        n = coordinates[step - 1] if step else None
+        return label_kernels.measure(inputs.unary, plan.factors[step], n, inputs.packed)
+    m = out.zero_()
+    for chunk in plan.chunks(inputs):
+        y = plan.logits(chunk, step, coordinates).sigmoid_()
+        m = addmm(m, y, chunk.rows.T, out=m)
+    return m
+
+
+def _pull(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, dm: Tensor, dn: Tensor) -> Tensor:
+    """dn + dz_t A^T (B, K), perhaps in dn."""
+    if inputs.packed is not None:
+        n = coordinates[step - 1]
+        return dn + label_kernels.pull(inputs.unary, plan.factors[step], n, dm, inputs.packed)
+    for chunk in plan.chunks(inputs):
+        y = plan.logits(chunk, step, coordinates).sigmoid_()
+        dz = _sigmoid_backward(mm(dm, chunk.rows), y)
+        dn = addmm(dn, dz, chunk.rows.T, out=dn)
+    return dn
 
 
 def final_logits(plan: StreamPlan, inputs: Inputs, run: StreamRun) -> Iterator[tuple[Chunk, Tensor]]:
@@ -203,6 +246,9 @@ def loss_pass(
     plan: StreamPlan, inputs: Inputs, run: StreamRun, parts: Sequence[Part], *, pull: bool
 ) -> tuple[Tensor, Tensor]:
     """The loss summed over documents and labels, and, if `pull`, dz_T A^T (B, K)."""
+    if inputs.packed is not None:
+        total, dn = _loss_by_kernel(plan, inputs, run, *parts)
+        return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn)
     total = inputs.features.new_zeros((), dtype=torch.float64)
     dn = inputs.features.new_zeros(len(inputs.features), len(inputs.rows))
     for (chunk, z), part in zip(final_logits(plan, inputs, run), parts, strict=True):
@@ -210,6 +256,16 @@ def loss_pass(
         if pull:
             dn = addmm(dn, loss_slope(z, part), chunk.rows.T, out=dn)
     return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn) if pull else dn
+
+
+def _loss_by_kernel(plan: StreamPlan, inputs: Inputs, run: StreamRun, part: Part) -> tuple[Tensor, Tensor]:
+    """As if no target were given, sum softplus(z) and sigmoid(z) A^T; then what those given change."""
+    n, factor = run.coordinates[-1], plan.factors[-1]
+    dn, losses = label_kernels.measure_and_loss(inputs.unary, factor, n, inputs.packed)
+    rows = inputs.packed.T[part.columns].to(n.dtype)  # type: ignore[union-attr]
+    z = factor * inputs.unary[part.rows, part.columns] + (n[part.rows] * rows).sum(1)  # type: ignore[index]
+    total = losses.sum() - (part.values * z).sum(dtype=torch.float64)
+    return total, dn.index_put_((part.rows,), -part.values[:, None] * rows, accumulate=True)
 
 
 class SharedBars(NamedTuple):
@@ -242,12 +298,7 @@ def shared_backward(
         dm = plan.masked(bars[step])
         dn = dn - dv * (size * plan.tau)
         if step:
-            dn = plan.shard.once(dn)
-            for chunk in plan.chunks(inputs):
-                y = plan.logits(chunk, step, coordinates).sigmoid_()
-                dz = _sigmoid_backward(mm(dm, chunk.rows), y)
-                dn = addmm(dn, dz, chunk.rows.T, out=dn)
-            dn = plan.shard.sum(dn)
+            dn = plan.shard.sum(_pull(plan, inputs, step, coordinates, dm, plan.shard.once(dn)))
     return SharedBars(bars, slope.gradients() if plan.steps else [None] * len(weights), numbers)
 
 
@@ -290,6 +341,31 @@ class LabelBackward:
 
     def over(self, parts: Sequence[Part]) -> None:
         """All chunks."""
+        if self.inputs.packed is not None:
+            self._by_kernel(*parts)
+        else:
+            self._by_chunk(parts)
+        for found in (self.wanted.features, self.wanted.factors):
+            if found is not None:
+                self.plan.shard.sum(found)
+
+    def _by_kernel(self, part: Part) -> None:
+        plan, inputs, wanted, n = self.plan, self.inputs, self.wanted, self.run.coordinates
+        rows_bar = torch.empty_like(inputs.rows) if wanted.rows is None else wanted.rows
+        dphi, shares = label_kernels.gradients(
+            inputs.unary, plan.factors, n, self.bars, inputs.packed, self.scale, rows_bar, wanted.factors is not None
+        )
+        # What the kernel does not know: dz_T = scale (sigmoid(z_T) - targets).
+        given = -part.values * self.scale
+        if wanted.rows is not None:
+            rows_bar.T.index_put_((part.columns,), n[-1][part.rows] * given[:, None], accumulate=True)
+        dphi.index_put_((part.rows, part.columns), given * plan.factors[-1], accumulate=True)
+        if wanted.factors is not None:
+            wanted.factors.copy_(shares)
+            wanted.factors[-1] += torch.dot(given, inputs.unary[part.rows, part.columns])  # type: ignore[index]
+        wanted.add(slice(None), dphi, inputs)
+
+    def _by_chunk(self, parts: Sequence[Part]) -> None:
         n, bars = self.run.coordinates, self.bars
         # In place z_t becomes y_t and dm_t A becomes dz_t, so that each has changed places with its partner in dA.
         before = torch.cat((n, bars)).flatten(0, 1)
@@ -297,9 +373,6 @@ class LabelBackward:
         factors = before.new_tensor(self.plan.factors)
         for chunk, part in zip(self.plan.chunks(self.inputs), parts, strict=True):
             self._chunk(chunk, part, before, after, factors)
-        for found in (self.wanted.features, self.wanted.factors):
-            if found is not None:
-                self.plan.shard.sum(found)
 
     def _chunk(self, chunk: Chunk, part: Part, before: Tensor, after: Tensor, factors: Tensor) -> None:
         phi, labels, steps, wanted = chunk.phi, chunk.labels, self.plan.steps, self.wanted
@@ -349,7 +422,7 @@ class StreamedBCE(torch.autograd.Function):
     def backward(ctx: Any, loss_bar: Tensor) -> tuple[Any, ...]:
         plan: StreamPlan = ctx.plan
         *tensors, unary, states, coordinates, dn = ctx.saved_tensors
-        inputs = Inputs(*tensors[:5])._replace(unary=unary)
+        inputs = plan.given(Inputs(*tensors[:5])._replace(unary=unary))
         weights, run = tuple(tensors[5:]), StreamRun(states, coordinates)
         needs = Inputs(*ctx.needs_input_grad[5:10])
         scale = loss_bar / ctx.count

@@ -1,0 +1,314 @@
+"""A pass over the labels as one kernel: z, y and dz of a tile of labels never leave the chip.
+
+A step of inference is two products with A and a sigmoid between them, as attention is two products and a softmax, and
+what FlashAttention (Dao et al., NeurIPS 2022, section 3) does for that one holds here: a tile of A is read once, used
+for both products, and of the (B, L) numbers between them only phi is ever in memory. Three kernels:
+
+    measure     m  += y A^T                            y  = sigmoid(z),  z = c phi + n A
+    pull        dn += dz A^T                           dz = y (1 - y) (dm A)
+    gradients   dA  = sum_t n_t^T dz_t + dm_t^T y_t    dphi = sum_t c_t dz_t,  of all steps of a tile at once
+
+Sums over labels are made by several programs, each of its own labels, and added up in a fixed order: two runs give the
+same bits. Targets are few and corrected for afterwards, so that no kernel needs to look for them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from energynets.inference.engine.products import may_fuse
+
+try:
+    import triton
+    from triton import language as tl
+except ImportError:  # a torch for CPUs comes without
+    triton = None
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+MOST_MEASUREMENTS = 256
+"""Tiles of A and of (B, K) sums are held on the chip."""
+_ON_CHIP = 227 << 10
+"""Bytes that a program may hold there: an H100's, whose tiles these are. Elsewhere labels come in chunks."""
+
+
+class Tiles(NamedTuple):
+    """How a kernel is cut: documents and labels of a tile, warps of a program, loads under way."""
+
+    documents: int
+    labels: int
+    warps: int
+    stages: int
+
+
+def take(features: Tensor, rows: Tensor) -> bool:
+    """Whether there are kernels for this: f (B, F) and A (K, L) of at most 256 measurements, float32, on such a GPU."""
+    return (
+        triton is not None
+        and may_fuse()
+        and (_INTERPRETED or (rows.is_cuda and _on_chip(rows.device) >= _ON_CHIP))
+        and features.dtype == rows.dtype == torch.float32
+        and len(rows) <= MOST_MEASUREMENTS
+        and len(features) > 0
+    )
+
+
+def packed(rows: Tensor) -> Tensor:
+    """A (K, L) as the kernels read it: in bf16, the numbers of a label side by side."""
+    # The interpreter has no bf16.
+    dtype = torch.float32 if _INTERPRETED else torch.bfloat16
+    return torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device).copy_(rows.T).T
+
+
+def aligned(batch: int, labels: int, like: Tensor) -> Tensor:
+    """New (B, L), its rows a multiple of 16 numbers apart, as the widest loads and stores want them."""
+    return like.new_empty(batch, -(-labels // 16) * 16)[:, :labels]
+
+
+def measure(phi: Tensor, factor: float, n: Tensor | None, rows: Tensor) -> Tensor:
+    """y A^T (B, K), y = sigmoid(c phi + n A).
+
+    Args:
+        phi: (B, L).
+        factor: c.
+        n: (B, K), or None for 0.
+        rows: A (K, L), `packed`.
+    """
+    return _sums(phi, factor, n, None, rows, loss=False)[0]
+
+
+def pull(phi: Tensor, factor: float, n: Tensor, measurement_bars: Tensor, rows: Tensor) -> Tensor:
+    """dz A^T (B, K), dz = y (1 - y) (dm A)."""
+    return _sums(phi, factor, n, measurement_bars, rows, loss=False)[0]
+
+
+def measure_and_loss(phi: Tensor, factor: float, n: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`measure`, and sum_l softplus(z_l) (B,), the loss of documents without labels, in float64."""
+    return _sums(phi, factor, n, None, rows, loss=True)
+
+
+def gradients(
+    phi: Tensor,
+    factors: Sequence[float],
+    n: Tensor,
+    bars: Tensor,
+    rows: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    wants_shares: bool,
+) -> tuple[Tensor, Tensor]:
+    """dA (K, L), written to `out`; dphi (B, L); and sum dz_t phi of every step (T + 1,), where they are wanted.
+
+    Args:
+        phi: (B, L).
+        factors: c_0 .. c_T.
+        n: n_1 .. n_T (T, B, K).
+        bars: dm_0 .. dm_{T-1} (T, B, K).
+        rows: A (K, L), `packed`.
+        scale: one number, of the last step: dz_T = scale sigmoid(z_T).
+        out: (K, L).
+        wants_shares: whether the factors are learned.
+    """
+    batch, labels = phi.shape
+    steps, width, tiles = len(n), len(rows), _tiles(batch, gradient=True)
+    n, bars = (x.to(rows.dtype).contiguous() for x in (n, bars))
+    dphi = aligned(batch, labels, phi)
+    programs = triton.cdiv(labels, tiles.labels)
+    shares = phi.new_empty(programs, triton.next_power_of_2(steps + 1))
+    with torch.cuda.device_of(phi):
+        _gradient_kernel[(programs,)](
+            *(phi, rows.T, n, bars, out, dphi, shares, torch.tensor(factors, device=phi.device)),
+            *(scale, batch, labels, width, phi.stride(0), dphi.stride(0), out.stride(0)),
+            **{
+                "steps": steps,
+                "places": shares.shape[1],
+                "has_shares": wants_shares,
+                "block_b": tiles.documents,
+                "block_l": tiles.labels,
+            },
+            **{"block_k": _width(width), "num_warps": tiles.warps, "num_stages": tiles.stages},
+        )
+    return dphi, shares.sum(0)[: steps + 1]
+
+
+def _sums(
+    phi: Tensor, factor: float, n: Tensor | None, bars: Tensor | None, rows: Tensor, *, loss: bool
+) -> tuple[Tensor, Tensor]:
+    batch, labels = phi.shape
+    width, tiles = len(rows), _tiles(batch, bars=bars is not None)
+    n, bars = (None if x is None else x.to(rows.dtype).contiguous() for x in (n, bars))
+    down = triton.cdiv(batch, tiles.documents)
+    across = max(1, min(_processors(phi.device) // down, triton.cdiv(labels, tiles.labels)))
+    each = triton.cdiv(triton.cdiv(labels, across), tiles.labels) * tiles.labels
+    across = triton.cdiv(labels, each)
+    sums = phi.new_empty(across, batch, width)
+    losses = phi.new_empty(across, batch) if loss else sums
+    with torch.cuda.device_of(phi):
+        _sum_kernel[(down, across)](
+            *(phi, rows.T, sums if n is None else n, sums if bars is None else bars, sums, losses),
+            *(factor, batch, labels, width, phi.stride(0), each),
+            **{"has_n": n is not None, "has_bars": bars is not None, "has_loss": loss},
+            **{"block_b": tiles.documents, "block_l": tiles.labels, "block_k": _width(width)},
+            **{"num_warps": tiles.warps, "num_stages": tiles.stages},
+        )
+    return sums.sum(0), losses.double().sum(0) if loss else losses
+
+
+def _tiles(batch: int, *, bars: bool = False, gradient: bool = False) -> Tiles:
+    """The fastest on an H100 at L = 670,091, K = 256; by size, not by the clock: two runs must give the same bits."""
+    documents = max(16, triton.next_power_of_2(batch))
+    if gradient:
+        return Tiles(min(documents, 32), 128, 8, 3)
+    if documents <= 32:
+        return Tiles(documents, 128, 8, 3)
+    if documents == 64:
+        return Tiles(64, 64, 4, 3)
+    return Tiles(128, 64, 8, 2 if bars else 3)
+
+
+def _width(measurements: int) -> int:
+    return max(16, int(triton.next_power_of_2(measurements)))
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def _on_chip(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _sum_kernel(  # type: ignore[no-untyped-def]
+        phi,
+        rows,
+        n,
+        bars,
+        sums,
+        losses,
+        factor,
+        batch,
+        labels,
+        width,
+        phi_stride,
+        each,
+        has_n: tl.constexpr,
+        has_bars: tl.constexpr,
+        has_loss: tl.constexpr,
+        block_b: tl.constexpr,
+        block_l: tl.constexpr,
+        block_k: tl.constexpr,
+    ):
+        b = tl.program_id(0) * block_b + tl.arange(0, block_b)
+        part = tl.program_id(1)
+        k = tl.arange(0, block_k)
+        here = b < batch
+        held = here[:, None] & (k < width)[None, :]
+        place = b[:, None] * width + k[None, :]
+        if has_n:
+            coordinates = tl.load(n + place, mask=held, other=0.0)
+        if has_bars:
+            pulled = tl.load(bars + place, mask=held, other=0.0)
+        total = tl.zeros((block_b, block_k), dtype=tl.float32)
+        loss = tl.zeros((block_b,), dtype=tl.float32)
+        phi += b.to(tl.int64)[:, None] * phi_stride
+        first = part * each
+        for start in range(first, tl.minimum(first + each, labels), block_l):
+            at = start + tl.arange(0, block_l)
+            inside = at < labels
+            # What lies outside has a row of zeros in A, and so no share in any sum.
+            wanted = inside[:, None] & (k < width)[None, :]
+            a = tl.load(rows + at.to(tl.int64)[:, None] * width + k[None, :], mask=wanted, other=0.0)
+            z = factor * tl.load(phi + at[None, :], mask=here[:, None] & inside[None, :], other=0.0)
+            if has_n:
+                z = tl.dot(coordinates, tl.trans(a), z)
+            y = tl.sigmoid(z)
+            if has_bars:
+                y = y * (1 - y) * tl.dot(pulled, tl.trans(a))
+            if has_loss:
+                small = tl.exp(-tl.abs(z))
+                rest = tl.where(small < 1e-2, small * (1 - small * (0.5 - small / 3)), tl.log(1 + small))
+                loss += tl.sum(tl.where(inside[None, :], tl.maximum(z, 0.0) + rest, 0.0), 1)
+            total = tl.dot(y.to(a.dtype), a, total)
+        tl.store(sums + part.to(tl.int64) * batch * width + place, total, mask=held)
+        if has_loss:
+            tl.store(losses + part * batch + b, loss, mask=here)
+
+    @triton.jit
+    def _gradient_kernel(  # type: ignore[no-untyped-def]
+        phi,
+        rows,
+        n,
+        bars,
+        out,
+        dphi,
+        shares,
+        factors,
+        scale,
+        batch,
+        labels,
+        width,
+        phi_stride,
+        dphi_stride,
+        out_stride,
+        steps: tl.constexpr,
+        places: tl.constexpr,
+        has_shares: tl.constexpr,
+        block_b: tl.constexpr,
+        block_l: tl.constexpr,
+        block_k: tl.constexpr,
+    ):
+        # Transposed, labels first, so that y and dz go from one product to the next without leaving registers.
+        at = tl.program_id(0) * block_l + tl.arange(0, block_l)
+        k = tl.arange(0, block_k)
+        step = tl.arange(0, places)
+        inside, kept = at < labels, k < width
+        wanted = inside[:, None] & kept[None, :]
+        a = tl.load(rows + at.to(tl.int64)[:, None] * width + k[None, :], mask=wanted, other=0.0)
+        total = tl.zeros((block_l, block_k), dtype=tl.float32)
+        share = tl.zeros((places,), dtype=tl.float32)
+        size = batch * width
+        for start in range(0, batch, block_b):
+            b = start + tl.arange(0, block_b)
+            here = b < batch
+            held = here[:, None] & kept[None, :]
+            place = b[:, None] * width + k[None, :]
+            seen = inside[:, None] & here[None, :]
+            unary = tl.load(phi + b.to(tl.int64)[None, :] * phi_stride + at[:, None], mask=seen, other=0.0)
+            # Step 0 has no n, the last one no dm.
+            c = tl.load(factors)
+            pulled = tl.load(bars + place, mask=held, other=0.0)
+            y = tl.sigmoid(c * unary)
+            dz = y * (1 - y) * tl.dot(a, tl.trans(pulled))
+            total = tl.dot(y.to(a.dtype), pulled, total)
+            if has_shares:
+                share += tl.where(step == 0, tl.sum(dz * unary), 0.0)
+            change = c * dz
+            for t in range(1, steps):
+                c = tl.load(factors + t)
+                coordinates = tl.load(n + (t - 1) * size + place, mask=held, other=0.0)
+                pulled = tl.load(bars + t * size + place, mask=held, other=0.0)
+                y = tl.sigmoid(tl.dot(a, tl.trans(coordinates), c * unary))
+                dz = y * (1 - y) * tl.dot(a, tl.trans(pulled))
+                total = tl.dot(y.to(a.dtype), pulled, total)
+                total = tl.dot(dz.to(a.dtype), coordinates, total)
+                if has_shares:
+                    share += tl.where(step == t, tl.sum(dz * unary), 0.0)
+                change += c * dz
+            c = tl.load(factors + steps)
+            coordinates = tl.load(n + (steps - 1) * size + place, mask=held, other=0.0)
+            dz = tl.load(scale) * tl.sigmoid(tl.dot(a, tl.trans(coordinates), c * unary))
+            total = tl.dot(dz.to(a.dtype), coordinates, total)
+            if has_shares:
+                share += tl.where(step == steps, tl.sum(dz * unary), 0.0)
+            change += c * dz
+            tl.store(dphi + b.to(tl.int64)[None, :] * dphi_stride + at[:, None], change, mask=seen)
+        tl.store(out + k.to(tl.int64)[None, :] * out_stride + at[:, None], total, mask=wanted)
+        if has_shares:
+            tl.store(shares + tl.program_id(0) * places + step, share)
