@@ -118,6 +118,22 @@ def test_wrong_broken_and_missing_rivals_are_reported_and_not_timed() -> None:
     assert [line.split(":")[1].strip() for line in harness.failures(result)] == ["wrong disagrees", "broken failed"]
 
 
+def test_coarse_factors_are_unstable_where_their_rounding_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Coarse(Wrong):
+        name = "coarse"
+        tolerance = 5e-4
+        rounding = 2.0**-9
+
+    def statuses() -> list[str]:
+        result = harness.run(TINY[:1], budget=FAST, contestants=(Ours, Coarse), threads=1, measure_memory=False)
+        assert not harness.failures(result) or result["cases"][0]["rows"][1]["status"] == "disagrees"
+        return [row["status"] for row in result["cases"][0]["rows"]]
+
+    assert statuses() == ["timed", "unstable"]  # 1e-3 off; float32's 1e-7 stands for 3e-3 of such factors
+    monkeypatch.setattr(Coarse, "rounding", 2.0**-20)
+    assert statuses() == ["timed", "disagrees"]
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_wrong_rival_ends_the_command_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

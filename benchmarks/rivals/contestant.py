@@ -60,6 +60,8 @@ class Contestant(ABC):
     tasks: ClassVar[tuple[str, ...]] = TASKS
     tolerance: ClassVar[float] = 1e-4
     """Largest relative difference from ours, of any parameter's gradient, that it is timed with."""
+    rounding: ClassVar[float] = 2.0**-24
+    """Largest relative error of one factor of its products."""
     has_peak: ClassVar[bool] = True
     """Whether a run takes memory that it gives back, so that there is a peak to read."""
 

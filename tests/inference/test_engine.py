@@ -29,7 +29,7 @@ from energynets.inference import (
     general_path,
     path,
 )
-from energynets.inference.engine import elementwise, fused, products
+from energynets.inference.engine import elementwise, fused, measurements, mirror, products
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd
 
@@ -502,3 +502,29 @@ def test_boundary_of_the_box_is_where_the_general_path_has_it():
     assert bool(held.any())
     assert not bool(held.all())
     check_against_the_general_path(energy, solver)
+
+
+@pytest.mark.parametrize("segment", [2, 3, 8])
+@pytest.mark.parametrize(("steps", "memory"), [(2, None), (5, None), (6, 2)])
+def test_products_of_several_steps_as_one(monkeypatch, segment, steps, memory):
+    """What GPUs do with small A, on the CPU."""
+    torch.manual_seed(0)
+    energy = SPEN(6, 37, num_measurements=4).double()
+    solver = MirrorDescent(steps, step_size=0.7, momentum=0.2, memory=memory, learn_step_sizes=True).double()
+    features = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    wanted = [*energy.parameters(), *solver.parameters(), features]
+    monkeypatch.setattr("energynets.inference.engine.fused.LARGEST", 0)
+
+    def step():
+        return torch.autograd.grad(solver.solve(energy, energy.condition(features)).square().sum(), wanted)
+
+    expected, made = step(), []
+
+    def stacked(rows, batch, needed, gates, widths, precision="float32", steps=1):
+        made.append(needed)
+        return measurements.StackedMeasurementsBackward(rows, batch, segment, precision)
+
+    monkeypatch.setattr(mirror, "linear_backward", stacked)
+    found = step()
+    assert made == [True]
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)

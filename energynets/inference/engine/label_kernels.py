@@ -36,6 +36,13 @@ _ON_CHIP = 227 << 10
 """Bytes that a program may hold there: an H100's, whose tiles these are. Elsewhere labels come in chunks."""
 
 
+class Packed(NamedTuple):
+    """What the kernels read: phi (B, L) in float32, A (K, L) in bf16 with the numbers of a label side by side."""
+
+    phi: Tensor
+    rows: Tensor
+
+
 class Tiles(NamedTuple):
     """How a kernel is cut: documents and labels of a tile, warps of a program, loads under way."""
 
@@ -57,11 +64,10 @@ def take(features: Tensor, rows: Tensor) -> bool:
     )
 
 
-def packed(rows: Tensor) -> Tensor:
-    """A (K, L) as the kernels read it: in bf16, the numbers of a label side by side."""
-    # The interpreter has no bf16.
-    dtype = torch.float32 if _INTERPRETED else torch.bfloat16
-    return torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device).copy_(rows.T).T
+def pack(phi: Tensor, rows: Tensor) -> Packed:
+    """From phi (B, L), `aligned`, and A (K, L)."""
+    dtype = torch.float32 if _INTERPRETED else torch.bfloat16  # which the interpreter has not
+    return Packed(phi, torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device).copy_(rows.T).T)
 
 
 def aligned(batch: int, labels: int, like: Tensor) -> Tensor:
@@ -69,50 +75,49 @@ def aligned(batch: int, labels: int, like: Tensor) -> Tensor:
     return like.new_empty(batch, -(-labels // 16) * 16)[:, :labels]
 
 
-def measure(phi: Tensor, factor: float, n: Tensor | None, rows: Tensor) -> Tensor:
+def measure(given: Packed, factor: float, n: Tensor | None) -> Tensor:
     """y A^T (B, K), y = sigmoid(c phi + n A).
 
     Args:
-        phi: (B, L).
+        given: phi and A.
         factor: c.
         n: (B, K), or None for 0.
-        rows: A (K, L), `packed`.
     """
-    return _sums(phi, factor, n, None, rows, loss=False)[0]
+    return _sums(given, factor, n, None, loss=False)[0]
 
 
-def pull(phi: Tensor, factor: float, n: Tensor, measurement_bars: Tensor, rows: Tensor) -> Tensor:
+def pull(given: Packed, factor: float, n: Tensor, measurement_bars: Tensor) -> Tensor:
     """dz A^T (B, K), dz = y (1 - y) (dm A)."""
-    return _sums(phi, factor, n, measurement_bars, rows, loss=False)[0]
+    return _sums(given, factor, n, measurement_bars, loss=False)[0]
 
 
-def measure_and_loss(phi: Tensor, factor: float, n: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def measure_and_loss(given: Packed, factor: float, n: Tensor) -> tuple[Tensor, Tensor]:
     """`measure`, and sum_l softplus(z_l) (B,), the loss of documents without labels, in float64."""
-    return _sums(phi, factor, n, None, rows, loss=True)
+    return _sums(given, factor, n, None, loss=True)
 
 
 def gradients(
-    phi: Tensor,
+    given: Packed,
     factors: Sequence[float],
     n: Tensor,
     bars: Tensor,
-    rows: Tensor,
     scale: Tensor,
     out: Tensor,
+    *,
     wants_shares: bool,
 ) -> tuple[Tensor, Tensor]:
     """dA (K, L), written to `out`; dphi (B, L); and sum dz_t phi of every step (T + 1,), where they are wanted.
 
     Args:
-        phi: (B, L).
+        given: phi and A.
         factors: c_0 .. c_T.
         n: n_1 .. n_T (T, B, K).
         bars: dm_0 .. dm_{T-1} (T, B, K).
-        rows: A (K, L), `packed`.
         scale: one number, of the last step: dz_T = scale sigmoid(z_T).
         out: (K, L).
         wants_shares: whether the factors are learned.
     """
+    phi, rows = given
     batch, labels = phi.shape
     steps, width, tiles = len(n), len(rows), _tiles(batch, gradient=True)
     n, bars = (x.to(rows.dtype).contiguous() for x in (n, bars))
@@ -135,9 +140,8 @@ def gradients(
     return dphi, shares.sum(0)[: steps + 1]
 
 
-def _sums(
-    phi: Tensor, factor: float, n: Tensor | None, bars: Tensor | None, rows: Tensor, *, loss: bool
-) -> tuple[Tensor, Tensor]:
+def _sums(given: Packed, factor: float, n: Tensor | None, bars: Tensor | None, *, loss: bool) -> tuple[Tensor, Tensor]:
+    phi, rows = given
     batch, labels = phi.shape
     width, tiles = len(rows), _tiles(batch, bars=bars is not None)
     n, bars = (None if x is None else x.to(rows.dtype).contiguous() for x in (n, bars))
@@ -179,7 +183,8 @@ def _processors(device: torch.device) -> int:
 
 
 def _on_chip(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 0))
 
 
 if triton is not None:

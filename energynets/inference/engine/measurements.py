@@ -147,7 +147,7 @@ class StackedMeasurementsBackward(MeasurementsBackward):
         self._last = 2 * segment * batch
         self._transposed = self.rows.T
         self._empty = True
-        self.gradient = torch.empty_like(rows)
+        self._sum = torch.empty_like(rows)
         self._at(0)
 
     def _at(self, start: int) -> None:
@@ -169,15 +169,12 @@ class StackedMeasurementsBackward(MeasurementsBackward):
     def finish(self) -> Tensor | None:
         if self._start:
             self._add(self._start)
-        return self.gradient
+        return self._sum
 
     def _add(self, stop: int) -> None:
         left, right = self._left[:stop].T, rounded(self._right[:stop], self.precision)
-        if self._empty:
-            self.gradient = mm(left, right, out=self.gradient)
-        else:
-            self.gradient = addmm(self.gradient, left, right, out=self.gradient)
-        self._empty = False
+        add = mm(left, right, out=self._sum) if self._empty else addmm(self._sum, left, right, out=self._sum)
+        self._sum, self._empty = add, False
 
 
 class GatedMeasurements(Measurements):

@@ -40,6 +40,7 @@ from torch.nn import functional
 
 from energynets.inference.engine import label_kernels
 from energynets.inference.engine.heads import MakeSlope
+from energynets.inference.engine.label_kernels import Packed
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
 from energynets.parallel import WHOLE, LabelShard
@@ -62,7 +63,7 @@ class Inputs(NamedTuple):
     rows: Tensor
     offset: Tensor
     unary: Tensor | None = None
-    packed: Tensor | None = None
+    packed: Packed | None = None
 
     def with_unary(self) -> Inputs:
         """phi of all labels at hand."""
@@ -75,7 +76,7 @@ class Inputs(NamedTuple):
             unary = label_kernels.aligned(len(self.features), len(self.weight), self.features)
             bias = self.features.new_zeros(()) if self.bias is None else self.bias
             torch.addmm(bias, self.features, self.weight.T, out=unary)
-        return self._replace(unary=unary, packed=label_kernels.packed(self.rows))
+        return self._replace(unary=unary, packed=label_kernels.pack(unary, self.rows))
 
 
 class Part(NamedTuple):
@@ -204,7 +205,7 @@ def _measure(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, o
     """y_t A^T (B, K); `out` is only a place."""
     if inputs.packed is not None:
         n = coordinates[step - 1] if step else None
-        return label_kernels.measure(inputs.unary, plan.factors[step], n, inputs.packed)
+        return label_kernels.measure(inputs.packed, plan.factors[step], n)
     m = out.zero_()
     for chunk in plan.chunks(inputs):
         y = plan.logits(chunk, step, coordinates).sigmoid_()
@@ -215,8 +216,7 @@ def _measure(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, o
 def _pull(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, dm: Tensor, dn: Tensor) -> Tensor:
     """dn + dz_t A^T (B, K), perhaps in dn."""
     if inputs.packed is not None:
-        n = coordinates[step - 1]
-        return dn + label_kernels.pull(inputs.unary, plan.factors[step], n, dm, inputs.packed)
+        return dn + label_kernels.pull(inputs.packed, plan.factors[step], coordinates[step - 1], dm)
     for chunk in plan.chunks(inputs):
         y = plan.logits(chunk, step, coordinates).sigmoid_()
         dz = _sigmoid_backward(mm(dm, chunk.rows), y)
@@ -247,7 +247,7 @@ def loss_pass(
 ) -> tuple[Tensor, Tensor]:
     """The loss summed over documents and labels, and, if `pull`, dz_T A^T (B, K)."""
     if inputs.packed is not None:
-        total, dn = _loss_by_kernel(plan, inputs, run, *parts)
+        total, dn = _loss_by_kernel(inputs.packed, plan.factors[-1], run.coordinates[-1], *parts)
         return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn)
     total = inputs.features.new_zeros((), dtype=torch.float64)
     dn = inputs.features.new_zeros(len(inputs.features), len(inputs.rows))
@@ -258,12 +258,11 @@ def loss_pass(
     return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn) if pull else dn
 
 
-def _loss_by_kernel(plan: StreamPlan, inputs: Inputs, run: StreamRun, part: Part) -> tuple[Tensor, Tensor]:
-    """As if no target were given, sum softplus(z) and sigmoid(z) A^T; then what those given change."""
-    n, factor = run.coordinates[-1], plan.factors[-1]
-    dn, losses = label_kernels.measure_and_loss(inputs.unary, factor, n, inputs.packed)
-    rows = inputs.packed.T[part.columns].to(n.dtype)  # type: ignore[union-attr]
-    z = factor * inputs.unary[part.rows, part.columns] + (n[part.rows] * rows).sum(1)  # type: ignore[index]
+def _loss_by_kernel(packed: Packed, factor: float, n: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+    """As if no target were given, sum softplus(z_T) and sigmoid(z_T) A^T; then what those given change."""
+    dn, losses = label_kernels.measure_and_loss(packed, factor, n)
+    rows = packed.rows.T[part.columns].to(n.dtype)
+    z = factor * packed.phi[part.rows, part.columns] + (n[part.rows] * rows).sum(1)
     total = losses.sum() - (part.values * z).sum(dtype=torch.float64)
     return total, dn.index_put_((part.rows,), -part.values[:, None] * rows, accumulate=True)
 
@@ -342,28 +341,28 @@ class LabelBackward:
     def over(self, parts: Sequence[Part]) -> None:
         """All chunks."""
         if self.inputs.packed is not None:
-            self._by_kernel(*parts)
+            self._by_kernel(self.inputs.packed, *parts)
         else:
             self._by_chunk(parts)
         for found in (self.wanted.features, self.wanted.factors):
             if found is not None:
                 self.plan.shard.sum(found)
 
-    def _by_kernel(self, part: Part) -> None:
-        plan, inputs, wanted, n = self.plan, self.inputs, self.wanted, self.run.coordinates
-        rows_bar = torch.empty_like(inputs.rows) if wanted.rows is None else wanted.rows
+    def _by_kernel(self, packed: Packed, part: Part) -> None:
+        wanted, factors, n = self.wanted, self.plan.factors, self.run.coordinates
+        rows_bar = torch.empty_like(self.inputs.rows) if wanted.rows is None else wanted.rows
         dphi, shares = label_kernels.gradients(
-            inputs.unary, plan.factors, n, self.bars, inputs.packed, self.scale, rows_bar, wanted.factors is not None
+            packed, factors, n, self.bars, self.scale, rows_bar, wants_shares=wanted.factors is not None
         )
         # What the kernel does not know: dz_T = scale (sigmoid(z_T) - targets).
         given = -part.values * self.scale
         if wanted.rows is not None:
             rows_bar.T.index_put_((part.columns,), n[-1][part.rows] * given[:, None], accumulate=True)
-        dphi.index_put_((part.rows, part.columns), given * plan.factors[-1], accumulate=True)
+        dphi.index_put_((part.rows, part.columns), given * factors[-1], accumulate=True)
         if wanted.factors is not None:
             wanted.factors.copy_(shares)
-            wanted.factors[-1] += torch.dot(given, inputs.unary[part.rows, part.columns])  # type: ignore[index]
-        wanted.add(slice(None), dphi, inputs)
+            wanted.factors[-1] += torch.dot(given, packed.phi[part.rows, part.columns])
+        wanted.add(slice(None), dphi, self.inputs)
 
     def _by_chunk(self, parts: Sequence[Part]) -> None:
         n, bars = self.run.coordinates, self.bars
