@@ -168,37 +168,45 @@ def main() -> int:
     rest = epoch.run(1, last)
     whole = last == total
     seconds = first["seconds"] + rest["seconds"] if whole else options.documents / rest["documents_per_second"]
+    shape = {"labels": options.labels, "documents": options.documents, "batch": options.batch, "features": FEATURES}
+    shape |= {"measurements": MEASUREMENTS, "steps": STEPS, "chunk": options.chunk, "optimizer": "adam"}
+    environment = describe_machine(options.device) | {"threads": options.threads}
+    environment["git_commit"] = options.commit or environment["git_commit"]
     found: dict[str, Any] = {
-        "shape": {"labels": options.labels, "documents": options.documents, "batch": options.batch}
-        | {"features": FEATURES, "measurements": MEASUREMENTS, "steps": STEPS, "chunk": options.chunk}
-        | {"optimizer": "adam", "precision": options.precision, "products_with_U": options.products},
+        "environment": environment,
+        "shape": shape | {"precision": options.precision, "products_with_U": options.products},
         "product_gflops": rates,
         "first_step": first,
         "timed": rest,
         "epoch_seconds": seconds,
         "extrapolated": not whole,
         "share_of_rate": 1e3 * rest["tflops"] / rates[options.precision],
-        "precision_at_1": epoch.precision_at_1() if whole else None,
     }
-    if epoch.cuda:  # the same steps, a chunk of labels at a time
-        with plain_operations():
-            epoch.run(0, 1)
-            found["in_chunks"] = epoch.run(1, 1 + CHUNKED_STEPS)
+
+    def save() -> None:
+        # After every part: a run that is cut short leaves what it has.
+        if options.save:
+            options.save.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    save()
     kind = "an epoch" if whole else f"an epoch, extrapolated from {rest['steps']} steps,"
     print(
         f"{kind} takes {seconds:,.0f} s: {rest['median_step_ms']:.1f} ms a step of {options.batch}, "
         f"{rest['tflops']:.2f} TFLOP/s, {found['share_of_rate']:.0%} of the {options.precision} rate, "
-        f"{rest['peak_bytes'] / 1e9:.1f} GB; loss {rest['loss_first_tenth']:.2f} to {rest['loss_last_tenth']:.2f}"
+        f"{rest['peak_bytes'] / 1e9:.1f} GB; loss {rest['loss_first_tenth']:.2f} to {rest['loss_last_tenth']:.2f}",
+        flush=True,
     )
     if whole:
-        print(f"P@1 of documents held out: {100 * found['precision_at_1']:.2f}")
-    if epoch.cuda:
+        found["precision_at_1"] = epoch.precision_at_1()
+        print(f"P@1 of documents held out: {100 * found['precision_at_1']:.2f}", flush=True)
+        save()
+    if epoch.cuda:  # the same steps, a chunk of labels at a time
+        with plain_operations():
+            epoch.run(0, 1)
+            found["in_chunks"] = epoch.run(1, 1 + CHUNKED_STEPS)
         chunked = found["in_chunks"]["median_step_ms"]
         print(f"in chunks: {chunked:.1f} ms a step, {chunked / rest['median_step_ms']:.2f} times as long")
-    if options.save:
-        environment = describe_machine(options.device) | {"threads": options.threads}
-        environment["git_commit"] = options.commit or environment["git_commit"]
-        options.save.write_text(json.dumps({"environment": environment, **found}, indent=1) + "\n", encoding="utf-8")
+        save()
     return 0
 
 
