@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -89,6 +89,7 @@ def energy_stream(
         factors = [1.0] * len(a)
     else:
         factors = [x + y for x, y in zip(a, b, strict=True)]
+    unary: Any = energy.unary  # a `ChunkedLinear`, where it keeps its gradient to itself
     plan = StreamPlan(
         chunk,
         make_slope,
@@ -100,6 +101,7 @@ def energy_stream(
         solver.precision,
         keep_unary,
         getattr(energy.unary, "shard", WHOLE),
+        output=unary if keep_unary and getattr(unary, "deferred", False) else None,
         kernels=bool(
             keep_unary and sizes and solver.precision == "bf16" and label_kernels.take(features, energy.measure)
         ),

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from energynets.errors import ConfigError
 from energynets.memory.step import step_bytes
 from energynets.models import EnergyNetwork
-from energynets.output import ChunkedLinear
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -118,6 +117,7 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
         ConfigError: the model is a baseline, without weights to count beforehand.
     """
     from energynets.training.build import build_model
+    from energynets.training.optimizers import chunked_output
     from energynets.training.stages import stage_view
 
     if not experiment.stages:
@@ -132,7 +132,7 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
         view = stage_view(model, stage.trains)
         for group in stage.trains:
             trained, rule = _bytes(groups.get(group, ())), stage.optimizer.of(group)
-            if not (group == "unary" and rule.plain_sgd and isinstance(getattr(view, "unary", None), ChunkedLinear)):
+            if not (group == "unary" and rule.plain_sgd and chunked_output(view) is not None):
                 gradients += trained
             state += trained * _STATE_NUMBERS.get(rule.kind, 1 if rule.momentum else 0)
         peak = step_bytes(experiment, sizes, stage)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from energynets.inference.engine.products import mm, rounded
 from energynets.output.loss import ChunkedLoss
@@ -12,7 +14,22 @@ from energynets.output.rounding import stochastically_rounded
 _ROWS = 512
 
 
-class Deferred:
+class Pending(ABC):
+    """A gradient of U and u0 that nobody holds: its norm is known, and one can descend along it once."""
+
+    slope: Tensor | None = None
+    """d of what is minimised / d of this loss, a scalar; None until `backward()` says."""
+
+    @abstractmethod
+    def norm(self) -> Tensor:
+        """sqrt(|dU|^2 + |du0|^2), a scalar; of a shard of the labels, over its own."""
+
+    @abstractmethod
+    def descend(self, rate: float, weight_decay: float = 0.0) -> None:
+        """U <- (1 - rate decay) U - rate dU, and likewise u0."""
+
+
+class Deferred(Pending):
     """A gradient of U and u0 that is not there: its norm is known, and one can descend along it.
 
         dU = a dz^T f,  du0 = a dz^T 1            a = slope / B, dz (B, L) the slopes of the loss
@@ -27,9 +44,6 @@ class Deferred:
         of_weight, of_bias: which of the two have a gradient.
     """
 
-    slope: Tensor | None = None
-    """d of what is minimised / d of this loss, a scalar; None until `backward()` says."""
-
     def __init__(self, over_chunks: ChunkedLoss, mean: float, of_weight: bool, of_bias: bool) -> None:
         self.over_chunks, self.mean = over_chunks, mean
         self.of_weight, self.of_bias = of_weight, of_bias
@@ -41,19 +55,11 @@ class Deferred:
         self._gram.addmm_(slopes, slopes.T)
 
     def norm(self) -> Tensor:
-        """sqrt(|dU|^2 + |du0|^2), a scalar; of a shard of the labels, over its own."""
-        features = self.over_chunks.features
-        inner = torch.zeros_like(self._gram)
-        if self.of_weight:
-            inner += features @ features.T
-        if self.of_bias:
-            inner += 1
-        square = (self._gram * inner).sum().clamp(min=0)  # which rounding could make negative
-        return square.sqrt() * self.mean * (1 if self.slope is None else self.slope.abs())
+        norm = _norm(self._gram, self.over_chunks.features, self.of_weight, self.of_bias)
+        return norm * self.mean * (1 if self.slope is None else self.slope.abs())
 
     @torch.no_grad()
     def descend(self, rate: float, weight_decay: float = 0.0) -> None:
-        """U <- (1 - rate decay) U - rate dU, and likewise u0."""
         assert self.slope is not None
         weight, bias, features = self.over_chunks.weight, self.over_chunks.bias, self.over_chunks.features
         kept, step = 1 - rate * weight_decay, -rate * self.mean * float(self.slope)
@@ -72,3 +78,48 @@ class Deferred:
             for rows, slopes in zip(place.split(_ROWS), chunk.values.split(_ROWS, dim=1), strict=True):
                 target = mm(slopes.T, factor).mul_(step).add_(rows, alpha=kept)
                 rows.copy_(stochastically_rounded(target) if rows.dtype == torch.bfloat16 else target)
+
+
+class KeptSlopes(Pending):
+    """The same where the slopes are kept, (B, L) numbers: of a model whose loss takes many passes over the labels.
+
+    Args:
+        features: f (B, F).
+        slopes: d of what is minimised / d (f U^T + u0), (B, L).
+        output: U and u0.
+        of_weight, of_bias: which of the two have a gradient.
+        chunk: labels at a time.
+    """
+
+    def __init__(
+        self, features: Tensor, slopes: Tensor, output: nn.Linear, of_weight: bool, of_bias: bool, chunk: int
+    ) -> None:
+        self.features, self.slopes, self.output, self.chunk = features, slopes, output, chunk
+        self.of_weight, self.of_bias = of_weight, of_bias
+        self.slope = torch.ones((), dtype=slopes.dtype, device=slopes.device)
+
+    def norm(self) -> Tensor:
+        assert self.slope is not None
+        norm = _norm(self.slopes @ self.slopes.T, self.features, self.of_weight, self.of_bias)
+        return norm * self.slope.abs()
+
+    @torch.no_grad()
+    def descend(self, rate: float, weight_decay: float = 0.0) -> None:
+        assert self.slope is not None
+        kept, step = 1 - rate * weight_decay, -rate * float(self.slope)
+        weights, bias = self.output.weight.split(self.chunk), self.output.bias
+        if self.of_weight:
+            for place, slopes in zip(weights, self.slopes.split(self.chunk, dim=1), strict=True):
+                place.addmm_(slopes.T, self.features, beta=kept, alpha=step)
+        if self.of_bias and bias is not None:
+            bias.mul_(kept).add_(self.slopes.sum(0), alpha=step)
+
+
+def _norm(gram: Tensor, features: Tensor, of_weight: bool, of_bias: bool) -> Tensor:
+    """sqrt(sum (dz dz^T) * (f f^T + 1)), of dz dz^T (B, B)."""
+    inner = torch.zeros_like(gram)
+    if of_weight:
+        inner += features @ features.T
+    if of_bias:
+        inner += 1
+    return (gram * inner).sum().clamp(min=0).sqrt()  # which rounding could make negative

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, TrainingError
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
-from energynets.output.descent import Deferred
+from energynets.output.descent import Deferred, KeptSlopes, Pending
 from energynets.output.loss import ChunkedLoss
 from energynets.parallel import WHOLE, LabelShard
 
@@ -23,7 +23,8 @@ class ChunkedLinear(nn.Linear):
 
     One pass over chunks of labels gives the loss and its gradients in f, U and u0: of a chunk, d loss / d logits is
     formed in place of its logits and used up at once. Where `deferred` is set (`ChunkedSGD` sets it), no gradient in U
-    or u0 is formed either; `pending` then keeps what descending along it takes.
+    or u0 is formed either; `pending` then keeps what descending along it takes. An `EnergyNetwork` that keeps its unary
+    has such a layer, too, for the sake of the latter: its loss is the energy's.
 
     Args:
         num_features: F.
@@ -68,7 +69,7 @@ class ChunkedLinear(nn.Linear):
         self.chunk = chunk
         self.precision = precision
         self.deferred = False
-        self.pending: Deferred | None = None
+        self.pending: Pending | None = None
 
     def reset_parameters(self) -> None:
         """As `nn.Linear` draws them; of bf16 weights there never is a float32 copy, and u0 is float32 at any rate."""
@@ -91,6 +92,15 @@ class ChunkedLinear(nn.Linear):
         parts = [nn.functional.linear(features, rows.to(features.dtype)) for rows in self.weight.split(self.chunk)]
         logits = torch.cat(parts, dim=1)
         return logits if self.bias is None else logits + self.bias
+
+    def check_free(self) -> None:
+        """Raise `TrainingError` where a gradient still waits for its step."""
+        if self.pending is not None and self.pending.slope is not None:
+            raise TrainingError("a second batch before the step of the first: ChunkedSGD takes one batch a step")
+
+    def keep(self, features: Tensor, slopes: Tensor, of_weight: bool, of_bias: bool) -> None:
+        """The gradient of a loss that is not this layer's own, to be descended along: of f (B, F) and dphi (B, L)."""
+        self.pending = KeptSlopes(features, slopes, self, of_weight, of_bias, self.chunk)
 
     @classmethod
     def sharing(cls, output: nn.Linear, chunk: int) -> ChunkedLinear:
@@ -143,8 +153,7 @@ class _Loss(torch.autograd.Function):
         labels: SparseBatch,
         name: str,
     ) -> Tensor:
-        if output.pending is not None and output.pending.slope is not None:
-            raise TrainingError("a second batch before the step of the first: ChunkedSGD takes one batch a step")
+        output.check_free()
         over_chunks = output._over_chunks(features, labels, name)
         of_features, of_weight, of_bias = ctx.needs_input_grad[:3]
         mean = 1 / max(len(features), 1)

@@ -40,6 +40,12 @@ def build_optimizer(
     return optimizer
 
 
+def chunked_output(model: Any) -> ChunkedLinear | None:
+    """The layer whose gradient need not be held: a classifier's output, the unary that an energy network keeps."""
+    output = model.energy.unary if getattr(model, "keep_unary", False) else getattr(model, "unary", None)
+    return output if isinstance(output, ChunkedLinear) else None
+
+
 class Optimizers:
     """The optimisers of a stage: one for all groups without settings of their own, one for each group with.
 
@@ -62,8 +68,7 @@ class Optimizers:
         capturable: bool = False,
         deferred: bool = True,
     ) -> None:
-        output = getattr(model, "unary", None)
-        output = output if isinstance(output, ChunkedLinear) else None
+        output = chunked_output(model)
         shared: list[nn.Parameter] = []
         seen: set[int] = set()  # tied weights are trained by the first group that has them
         own: list[tuple[Optimizer, list[nn.Parameter]]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -28,9 +29,10 @@ from energynets import (
 from energynets.data.batches import Batch, SparseBatch
 from energynets.data.dataset import Documents
 from energynets.energies import Energy, Simplex
-from energynets.errors import ConfigError, InferenceError, ShapeError
+from energynets.errors import ConfigError, InferenceError, ShapeError, TrainingError
 from energynets.inference import general_path
 from energynets.inference.engine.streamed import Part, loss_sum
+from energynets.output import ChunkedLinear, ChunkedSGD
 from energynets.top import top_labels
 from energynets.training.score import score
 
@@ -406,3 +408,64 @@ def test_what_a_model_is_asked_must_fit_it() -> None:
         assert not model.streams
     with pytest.raises(ShapeError, match=r"expected \(2, 8\), got \(2, 7\)"):
         EndToEnd()(model, batch)
+
+
+# ---------------------------------------------------------------------------------------------------- no gradient of U
+
+
+@pytest.mark.parametrize(
+    ("decay", "bias", "frozen"),
+    [(0.0, True, None), (0.1, True, None), (0.1, False, None), (0.0, True, "weight"), (0.0, True, "bias")],
+)
+def test_a_kept_unary_descends_without_its_gradient(decay: float, bias: bool, frozen: str | None) -> None:
+    torch.manual_seed(0)
+    batch = make_batch(5, 7)
+    dense = network(SPEN(F, 7, num_measurements=4, bias=bias), SOLVERS["learned"](3))
+    model = copy.deepcopy(dense)
+    model = EnergyNetwork(Itself(), model.energy, model.solver, label_chunk=3, keep_unary=True)
+    for one in (dense, model):
+        if frozen is not None:
+            getattr(one.energy.unary, frozen).requires_grad_(False)  # type: ignore[union-attr]
+    unary = model.energy.unary
+    assert isinstance(unary, ChunkedLinear)
+    sgd = torch.optim.SGD([p for p in dense.energy.unary.parameters() if p.requires_grad], 0.3, weight_decay=decay)  # type: ignore[union-attr]
+    chunked = ChunkedSGD(unary, lr=0.3, weight_decay=decay)
+    others = [name for name, p in model.named_parameters() if "unary" not in name and p.requires_grad]
+    for _ in range(3):
+        for one in (dense, model):
+            one.zero_grad()
+            (1.7 * EndToEnd()(one, batch)).backward()
+        assert all(parameter.grad is None for parameter in unary.parameters())
+        given = [p.grad for p in dense.energy.unary.parameters() if p.grad is not None]  # type: ignore[union-attr]
+        norm = torch.stack([gradient.norm() for gradient in given]).norm()
+        assert unary.pending is not None
+        torch.testing.assert_close(unary.pending.norm(), norm, rtol=1e-7, atol=1e-9)
+        for name in others:
+            assert_equal([model.get_parameter(name).grad], [dense.get_parameter(name).grad])  # type: ignore[list-item]
+        sgd.step()
+        chunked.step()
+        assert_equal(list(unary.parameters()), list(dense.energy.unary.parameters()))  # type: ignore[union-attr]
+    EndToEnd()(model, batch).backward()
+    with pytest.raises(TrainingError, match="a second batch before the step of the first"):
+        EndToEnd()(model, batch)
+    chunked.close()
+    EndToEnd()(model, batch).backward()
+    assert all(p.grad is not None for p in unary.parameters() if p.requires_grad)
+
+
+def test_losses_over_all_labels_descend_by_their_gradient() -> None:
+    torch.manual_seed(0)
+    model = EnergyNetwork(Itself(), SPEN(F, 7), MirrorDescent(2), label_chunk=3, keep_unary=True).double()
+    unary, batch = model.energy.unary, make_batch(4, 7)
+    assert isinstance(unary, ChunkedLinear)
+    chunked = ChunkedSGD(unary, lr=0.1, weight_decay=0.2)
+    expected = copy.deepcopy(unary)
+    sgd = torch.optim.SGD(expected.parameters(), 0.1, weight_decay=0.2)
+    with general_path():
+        EndToEnd()(model, batch).backward()
+    for mine, theirs in zip(unary.parameters(), expected.parameters(), strict=True):
+        assert mine.grad is not None
+        theirs.grad = mine.grad.clone()
+    sgd.step()
+    chunked.step()
+    assert_equal(list(unary.parameters()), list(expected.parameters()))

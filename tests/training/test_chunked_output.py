@@ -18,6 +18,7 @@ from energynets.errors import ConfigError, TrainingError
 from energynets.memory import estimate
 from energynets.objectives import EndToEnd
 from energynets.output import ChunkedLinear, ChunkedSGD
+from energynets.output.descent import KeptSlopes
 from energynets.training import Progress, build_model, train
 from energynets.training.build import Sizes
 from energynets.training.optimizers import Optimizers, build_optimizer
@@ -111,8 +112,13 @@ GROUPS = [
 
 @pytest.mark.parametrize(
     ("kind", "stages"),
-    [(model(), TWO_STAGES), (model(weights="bf16"), TWO_STAGES[:1]), (SPEN, GROUPS)],
-    ids=["two stages", "bf16 weights, rounded at random", "optimisers by group"],
+    [
+        (model(), TWO_STAGES),
+        (model(weights="bf16"), TWO_STAGES[:1]),
+        (SPEN, GROUPS),
+        (SPEN | {"label_chunk": 3, "keep_unary": True}, GROUPS),
+    ],
+    ids=["two stages", "bf16 weights, rounded at random", "optimisers by group", "a kept unary"],
 )
 @pytest.mark.parametrize("step", [3, 7, 11])
 def test_resumption_is_bit_identical(tmp_path: Path, kind: dict[str, Any], stages: Any, step: int) -> None:
@@ -249,3 +255,16 @@ def test_a_layer_of_ones_own() -> None:
         optimizer.step()
         first, last = first or loss.item(), loss.item()
     assert last < 0.2 * first
+
+
+def test_a_kept_unary_is_trained_as_one_with_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [stage("joint", optimizer={"learning_rate": 0.01, "clip_norm": 0.5, "unary": SGD})]
+    kept = SPEN | {"label_chunk": 3, "keep_unary": True}
+    made: list[int] = []
+    descend = KeptSlopes.descend
+    monkeypatch.setattr(KeptSlopes, "descend", lambda self, *given: made.append(1) or descend(self, *given))
+    for name, kind in (("dense", SPEN), ("kept", kept)):
+        train(toy_experiment(kind, stages=stages), folder=tmp_path / name, data=toy_data())
+        assert bool(made) == (name == "kept")
+    for mine, theirs in zip(losses(tmp_path / "kept"), losses(tmp_path / "dense"), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)

@@ -32,7 +32,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,16 @@ if TYPE_CHECKING:
     from energynets.data.batches import SparseBatch
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward
+
+
+class KeepsGradient(Protocol):
+    """A layer f U^T + u0 that descends on U and u0 without their gradient."""
+
+    def check_free(self) -> None:
+        """Raise `TrainingError` where a gradient still waits for its step."""
+
+    def keep(self, features: Tensor, slopes: Tensor, of_weight: bool, of_bias: bool) -> None:
+        """f (B, F) and dphi (B, L), of which the gradient is made."""
 
 
 class Inputs(NamedTuple):
@@ -136,6 +146,7 @@ class StreamPlan:
         precision: of the products with A.
         keep_unary: phi is computed once and kept.
         shard: which labels the chunks are of.
+        output: keeps the gradient in U and u0 to itself.
         kernels: a pass over the labels is one kernel.
     """
 
@@ -149,6 +160,7 @@ class StreamPlan:
     precision: Precision
     keep_unary: bool = False
     shard: LabelShard = WHOLE
+    output: KeepsGradient | None = None
     kernels: bool = False
 
     def given(self, inputs: Inputs) -> Inputs:
@@ -309,11 +321,15 @@ class LabelBars(NamedTuple):
     bias: Tensor | None
     rows: Tensor | None
     factors: Tensor | None
+    slopes: Tensor | None
+    """dphi (B, L), instead of dU and du0."""
 
     def add(self, labels: slice, dphi: Tensor, inputs: Inputs) -> None:
         """df, dU and du0 of a chunk, from its dphi (B, C)."""
         if self.features is not None:
             self.features.addmm_(dphi, inputs.weight[labels])
+        if self.slopes is not None:
+            self.slopes[:, labels] = dphi
         if self.weight is not None:
             torch.mm(dphi.T, inputs.features, out=self.weight[labels])
         if self.bias is not None:
@@ -409,6 +425,8 @@ class StreamedBCE(torch.autograd.Function):
         pull: bool,
         *tensors: Tensor | None,
     ) -> Tensor:
+        if plan.output is not None:
+            plan.output.check_free()
         inputs, weights = plan.given(Inputs(*tensors[:5])), tensors[5:]  # type: ignore[arg-type]
         run = descend(plan, inputs, weights)  # type: ignore[arg-type]
         total, dn = loss_pass(plan, inputs, run, parts, pull=pull and plan.steps > 0)
@@ -426,15 +444,20 @@ class StreamedBCE(torch.autograd.Function):
         needs = Inputs(*ctx.needs_input_grad[5:10])
         scale = loss_bar / ctx.count
         shared = shared_backward(plan, inputs, weights, run, dn * scale)
+        deferred = plan.output is not None and (needs.weight or needs.bias)
         wanted = LabelBars(
             torch.zeros_like(inputs.features) if needs.features else None,
-            torch.empty_like(inputs.weight) if needs.weight else None,
-            torch.empty_like(inputs.bias) if inputs.bias is not None and needs.bias else None,
+            torch.empty_like(inputs.weight) if needs.weight and not deferred else None,
+            torch.empty_like(inputs.bias) if inputs.bias is not None and needs.bias and not deferred else None,
             torch.empty_like(inputs.rows) if needs.rows else None,
             dn.new_zeros(plan.steps + 1) if ctx.needs_input_grad[2] else None,
+            dn.new_empty(len(inputs.features), len(inputs.weight)) if deferred else None,
         )
         if any(place is not None for place in wanted):
             LabelBackward(plan, inputs, run, shared.measurements, scale, wanted).over(ctx.parts)
+        if wanted.slopes is not None:
+            assert plan.output is not None
+            plan.output.keep(inputs.features, wanted.slopes, bool(needs.weight), bool(needs.bias))
         offset = shared.measurements.sum((0, 1) if inputs.offset.ndim == 1 else 0)
         numbers = shared.numbers if ctx.needs_input_grad[3] else None
         return (
