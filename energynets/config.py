@@ -300,6 +300,8 @@ class Experiment(Section):
         compiler, labels at a time or processes."""
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
+        if getattr(self.model, "neighbours", None) is None:  # likewise
+            how["model"] |= {"neighbours"}
         if self.evaluation.decoding == "global":  # the only one before there was a choice: runs from then stay theirs
             how["evaluation"] = {"decoding"}
         settings = self.model_dump(mode="json", exclude=how)

@@ -269,7 +269,16 @@ class ChunkedOutputConfig(Section):
 OutputConfig = Annotated[LinearOutputConfig | ChunkedOutputConfig, Field(discriminator="kind")]
 
 
+class NeighboursConfig(Section):
+    """A memory of the training documents: phi has w log(share + smoothing) of the nearest ones' labels, w learned."""
+
+    num_neighbours: Positive = Field(default=20, description="k, by cosine")
+    power: Above0 = Field(default=2.0, description="of a neighbour's similarity in its weight")
+    smoothing: Above0 = Field(default=1e-3, description="share that a label counts as which no neighbour has")
+
+
 _OBSERVES = "features have two more inputs a label, known to be true and known to be false"
+_NEIGHBOURS = "what the labels of the nearest training documents add to the logits; null: nothing"
 
 
 class ClassifierModel(Section):
@@ -280,6 +289,13 @@ class ClassifierModel(Section):
     observes: bool = Field(default=False, description=_OBSERVES)
     bias: bool = Field(default=True, description="of the output layer")
     output: OutputConfig = Field(default=LinearOutputConfig(), description="how its loss is computed")
+    neighbours: NeighboursConfig | None = Field(default=None, description=_NEIGHBOURS)
+
+    @model_validator(mode="after")
+    def _neighbours_fit(self) -> Self:
+        if self.neighbours is not None and isinstance(self.output, ChunkedOutputConfig):
+            raise ValueError("neighbours: add to the logits of all labels at once: set output.kind to linear")
+        return self
 
 
 class ShortlistConfig(Section):
@@ -336,6 +352,14 @@ class EnergyModel(Section):
     amortized: AmortizedConfig | None = Field(
         default=None, description="what z_0 is read off the features by; null: the solver's own start"
     )
+    neighbours: NeighboursConfig | None = Field(default=None, description=_NEIGHBOURS)
+
+    @model_validator(mode="after")
+    def _neighbours_fit(self) -> Self:
+        for key in ("label_chunk", "shortlist"):
+            if self.neighbours is not None and getattr(self, key) is not None:
+                raise ValueError(f"neighbours: add to phi of all labels at once: set {key} to null")
+        return self
 
     @model_validator(mode="after")
     def _an_amortised_start_fits(self) -> Self:

@@ -122,6 +122,8 @@ def check_cross_fit(stages: Sequence[Stage], model: Any, training: Training) -> 
         for other in ("label_chunk", "shortlist", "amortized"):
             if getattr(model, other) is not None:
                 raise ValueError(f"{key}: reads the unary logits of all labels: set model.{other} to null")
+        if model.neighbours is not None:
+            raise ValueError(f"{key}: the folds' documents are each other's neighbours: set model.neighbours to null")
         for other in ("condition_measurements", "gate"):
             if getattr(model.energy, other, False):
                 raise ValueError(

@@ -31,7 +31,7 @@ from energynets.inference.amortized import AmortizedStart, amortized_start
 from energynets.inference.engine import asked_for_general_path
 from energynets.inference.shortlist import ShortlistStream, check_shortlist
 from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
-from energynets.output import ChunkedLinear
+from energynets.output import ChunkedLinear, NeighbourLogits
 from energynets.parallel import WHOLE, LabelShard
 from energynets.top import TopLabels, top_labels
 
@@ -48,6 +48,8 @@ class _Model(nn.Module, ABC):
     num_labels: int
     domain: Domain
     """Where y(logits) lives."""
+    neighbours: NeighbourLogits | None
+    """What phi has of x besides f, or None."""
 
     @property
     @abstractmethod
@@ -85,6 +87,15 @@ class _Model(nn.Module, ABC):
         """Whether the features see known labels, so that they are not of x alone."""
         return isinstance(self.features, Observing)
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether f, computed once, can stand for x: not where it depends on known labels or phi on neighbours."""
+        return not self.observes and self.neighbours is None
+
+    def with_neighbours(self, unary: Tensor, inputs: BatchInputs) -> Tensor:
+        """phi (B, L), from the linear part of it."""
+        return unary if self.neighbours is None else unary + self.neighbours(inputs)
+
     def compute_features(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
         """f (B, F).
 
@@ -99,7 +110,7 @@ class _Model(nn.Module, ABC):
 
 
 class Classifier(_Model):
-    """logits = f U^T + u0: a feature network with a linear output, labels independent given f.
+    """logits = f U^T + u0 (+ neighbours): a feature network with a linear output, labels independent given f.
 
     Args:
         features: x -> (B, F), with `num_features`.
@@ -108,6 +119,10 @@ class Classifier(_Model):
         output: use this linear layer (F, L) instead of a new one, e.g. an energy's unary, or a `ChunkedLinear`, whose
             loss needs no (B, L) tensor.
         domain: where y lives, `Box()` by default.
+        neighbours: what the labels of x's nearest training documents add to the logits; not to a `ChunkedLinear`.
+
+    Raises:
+        ConfigError: neighbours, and labels that come in chunks.
 
     Example:
         >>> import torch
@@ -123,13 +138,17 @@ class Classifier(_Model):
         bias: bool = True,
         output: nn.Linear | None = None,
         domain: Domain | None = None,
+        neighbours: NeighbourLogits | None = None,
     ) -> None:
         super().__init__()
+        if neighbours is not None and isinstance(output, ChunkedLinear):
+            raise ConfigError("neighbours: add to the logits of all labels at once: no ChunkedLinear")
         self.domain = Box() if domain is None else domain
         self.domain.check(num_labels)
         self.features = features
         self.num_labels = num_labels
         self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
+        self.neighbours = neighbours
 
     def forward(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
         """Logits (B, L), those of known labels being what they are known to be.
@@ -138,7 +157,7 @@ class Classifier(_Model):
             inputs: B documents.
             observed: labels that are known; only features that are `Observing` tell the others of them.
         """
-        logits = self.unary(self.compute_features(inputs, observed))
+        logits = self.with_neighbours(self.unary(self.compute_features(inputs, observed)), inputs)
         return logits if observed is None else observed.logits(logits, self.domain)
 
     @property
@@ -170,11 +189,15 @@ class Classifier(_Model):
         return logits, step_loss(0, logits)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """What a training stage can train by name: `features` and `unary`."""
-        return {"features": list(self.features.parameters()), "unary": list(self.unary.parameters())}
+        """What a training stage can train by name: `features` and `unary`, the weight of the neighbours included."""
+        return {"features": list(self.features.parameters()), "unary": _parameters(self.unary, self.neighbours)}
 
     def project(self) -> None:
         """Nothing to keep in a set."""
+
+
+def _parameters(*parts: nn.Module | None) -> list[nn.Parameter]:
+    return [weight for part in parts if part is not None for weight in part.parameters()]
 
 
 class _Unary(nn.Module):
@@ -206,11 +229,13 @@ class EnergyNetwork(_Model):
             sigmoid(phi): for measured energies without gates, every solver but `Anderson`, all gradients. Its steps
             cost the same whatever L is; phi comes in chunks with a `label_chunk`, and is computed twice.
         amortized: gives z_0 of f, instead of the solver's start; with T = 0 it is the prediction.
+        neighbours: what the labels of x's nearest training documents add to phi: for measured energies, with neither
+            `label_chunk` nor shortlist.
 
     Raises:
         ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
-            that cannot come in chunks, or an energy or solver that no shortlist goes with; or an amortised start of
-            labels in chunks or of a shortlist.
+            that cannot come in chunks, or an energy or solver that no shortlist goes with; or an amortised start or
+            neighbours of labels in chunks or of a shortlist; or neighbours of an energy that has no phi.
 
     Example:
         >>> from energynets import SPEN, BagOfWords, EnergyNetwork, MirrorDescent
@@ -228,6 +253,7 @@ class EnergyNetwork(_Model):
         keep_unary: bool = False,
         shortlist: int | Shortlist | None = None,
         amortized: AmortizedStart | None = None,
+        neighbours: NeighbourLogits | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -245,6 +271,11 @@ class EnergyNetwork(_Model):
         self.amortized = amortized
         if amortized is not None and (label_chunk is not None or shortlist is not None):
             raise ConfigError("amortized: z_0 is of all labels at once: no label_chunk, no shortlist")
+        self.neighbours = neighbours
+        if neighbours is not None and (label_chunk is not None or shortlist is not None):
+            raise ConfigError("neighbours: add to phi of all labels at once: no label_chunk, no shortlist")
+        if neighbours is not None and not isinstance(energy, MeasuredEnergy):
+            raise ConfigError(f"neighbours: add to the phi of a measured energy, and {type(energy).__name__} has none")
         if keep_unary and label_chunk is None:
             raise ConfigError("keep_unary: phi is computed once at any rate where there is no label_chunk")
         if keep_unary and self.shortlist is not None:
@@ -317,9 +348,16 @@ class EnergyNetwork(_Model):
 
     def begin(self, inputs: BatchInputs, observed: Observed | None = None) -> tuple[Any, Tensor | None]:
         """The energy's context of x, and z_0 (B, L) where it is not the solver's own."""
+        context, features = self.condition(inputs, observed)
+        return context, amortized_start(self.amortized, self.energy, context, features)
+
+    def condition(self, inputs: BatchInputs, observed: Observed | None = None) -> tuple[Any, Tensor]:
+        """The energy's context of x, and f (B, F)."""
         features = self.compute_features(inputs, observed)
         context = self.energy.condition(features)
-        return context, amortized_start(self.amortized, self.energy, context, features)
+        if self.neighbours is not None:
+            context = context._replace(unary=self.with_neighbours(context.unary, inputs))
+        return context, features
 
     def forward(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
         """Logits z_T (B, L), phi of labels that a shortlist leaves out.
@@ -383,7 +421,8 @@ class EnergyNetwork(_Model):
             raise ConfigError(f"{type(self.energy).__name__} has no linear `unary` to train alone: train 'energy' too")
         if self.label_chunk is not None:
             unary = ChunkedLinear.sharing(unary, self.label_chunk)
-        return Classifier(self.features, self.num_labels, output=unary, domain=self.domain)
+        shared: dict[str, Any] = {"domain": self.domain, "neighbours": self.neighbours}
+        return Classifier(self.features, self.num_labels, output=unary, **shared)
 
     def on_unary(self) -> EnergyNetwork:
         """The same model but for what it reads: phi (B, L) itself, as `CachedFeatures`. It shares all other weights.
@@ -396,9 +435,9 @@ class EnergyNetwork(_Model):
         return EnergyNetwork(_Unary(self.num_labels), self.energy.on_unary(), self.solver, self.gradient)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """What a training stage can train by name: `features`, `unary`, `energy` (learned step sizes included) and the
-        amortised start, where there is one, as `inference`."""
-        unary = list(getattr(self.energy, "unary", nn.Module()).parameters())
+        """What a training stage can train by name: `features`, `unary` (the weight of the neighbours included),
+        `energy` (learned step sizes included) and the amortised start, where there is one, as `inference`."""
+        unary = _parameters(getattr(self.energy, "unary", None), self.neighbours)
         own = {id(parameter) for parameter in unary}
         rest = [parameter for parameter in self.energy.parameters() if id(parameter) not in own]
         groups = {"features": list(self.features.parameters()), "unary": unary}

@@ -48,6 +48,15 @@ def test_amortized_keys_are_constructor_arguments() -> None:
     assert keys == signature(AmortizedStart)
 
 
+def test_neighbours_keys_are_constructor_arguments() -> None:
+    from energynets.baselines import NearestNeighbours
+    from energynets.output import NeighbourLogits
+
+    keys = {name: field.default for name, field in config_models.NeighboursConfig.model_fields.items()}
+    term = {name: default for name, default in signature(NeighbourLogits).items() if name != "nearest"}
+    assert keys == signature(NearestNeighbours) | term
+
+
 def test_baseline_keys_are_constructor_arguments() -> None:
     baselines = pytest.importorskip("energynets.baselines")
     pairs = [

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from energynets.baselines.base import Baseline, Progress, State, pack_csr, unpack_csr
 from energynets.baselines.frequency import label_frequencies
 from energynets.baselines.rows import UnitRows
-from energynets.data.dataset import Documents
+from energynets.data.dataset import Documents, Inputs
 from energynets.errors import ConfigError, DataError
 from energynets.metrics.scores import TopScores, canonical_labels
 
 SIMILARITIES = 2**25  # numbers of the dense block (batch, N_train) held at a time: 128 MiB
+COPY = 1 - 1e-5  # cosine of equal rows, but for rounding in float32
 
 
 class NearestNeighbours(Baseline):
@@ -46,6 +47,7 @@ class NearestNeighbours(Baseline):
         self.num_neighbours = num_neighbours
         self.power = power
         self.rows: csr_array | None = None  # (N, D), unit length
+        self.columns: csr_array | None = None  # the same, (D, N)
         self.labels: csr_array | None = None  # (N, L)
         self.frequencies: np.ndarray | None = None  # (L,)
         self.reader: UnitRows | None = None
@@ -54,6 +56,7 @@ class NearestNeighbours(Baseline):
         """Keep the training rows and their labels."""
         self.reader = UnitRows.fit(documents)
         self.rows = self.reader.apply(documents.inputs)
+        self.columns = csr_array(self.rows.T)
         self.labels = canonical_labels(documents.labels)
         self.frequencies = label_frequencies(documents)
         if progress is not None:
@@ -62,11 +65,37 @@ class NearestNeighbours(Baseline):
 
     def scores(self, documents: Documents, k: int, *, batch_size: int = 256) -> TopScores:
         """Weighted label shares among the neighbours of each document."""
-        if self.reader is None or self.rows is None or self.labels is None or self.frequencies is None:
+        return top_scores(self._parts(documents.inputs, batch_size), k)
+
+    def shares(self, inputs: Inputs, *, leave_one_out: bool = False, batch_size: int = 256) -> csr_array:
+        """The scores of all labels, (N, L) float64 in [0, 1].
+
+        Args:
+            inputs: of N documents.
+            leave_one_out: training documents that are equal to a document are no neighbours of it, so that one of them
+                does not find itself.
+            batch_size: documents at once.
+        """
+        return csr_array(vstack(list(self._parts(inputs, batch_size, leave_one_out)), format="csr"))
+
+    def _parts(self, inputs: Inputs, batch_size: int, leave_one_out: bool = False) -> Iterator[csr_array]:
+        if self.reader is None or self.columns is None or self.labels is None or self.frequencies is None:
             raise DataError("NearestNeighbours is not fitted: call fit(train) first")
-        rows, transposed = self.reader.apply(documents.inputs), csr_array(self.rows.T)
+        columns = self.columns
+
+        def similarities(rows: csr_array) -> np.ndarray:
+            found = csr_array(rows @ columns)
+            if leave_one_out:
+                found.data[found.data >= COPY] = 0
+            return found.toarray()
+
         near = NearLabels(self.labels, self.frequencies, self.num_neighbours, self.power)
-        return near.in_batches(rows, lambda part: (part @ transposed).toarray(), k, batch_size)
+        return near.in_batches(self.reader.apply(inputs), similarities, batch_size)
+
+    @property
+    def num_inputs(self) -> int:
+        """D of tables, V of tokens; 0 before `fit`."""
+        return 0 if self.rows is None else int(self.rows.shape[1])
 
     @property
     def num_parameters(self) -> int:
@@ -87,6 +116,7 @@ class NearestNeighbours(Baseline):
         baseline = cls(settings["num_neighbours"], power=settings["power"])
         if "frequencies" in arrays:
             baseline.rows, baseline.labels = unpack_csr("rows", arrays), unpack_csr("labels", arrays)
+            baseline.columns = csr_array(baseline.rows.T)
             baseline.frequencies = arrays["frequencies"]
             baseline.reader = UnitRows.restore(arrays)
         return baseline
@@ -108,21 +138,20 @@ class NearLabels:
     num_neighbours: int
     power: float
 
-    def in_batches(self, rows: Any, similarities: Callable[[Any], np.ndarray], k: int, batch_size: int) -> TopScores:
-        """The k best labels of all documents, some at a time.
+    def in_batches(self, rows: Any, similarities: Callable[[Any], np.ndarray], batch_size: int) -> Iterator[csr_array]:
+        """The scores of all labels, (B, L) float64, of some documents after others.
 
         Args:
             rows: (N', D), dense or CSR.
             similarities: (B, D) of them -> (B, N).
-            k: labels kept.
             batch_size: B at most, fewer where there are many training documents.
         """
         size = max(1, min(batch_size, SIMILARITIES // self.labels.shape[0]))
-        starts = range(0, max(rows.shape[0], 1), size)
-        return TopScores.concatenate([self.scores(similarities(rows[begin : begin + size]), k) for begin in starts])
+        for begin in range(0, max(rows.shape[0], 1), size):
+            yield self.shares(similarities(rows[begin : begin + size]))
 
-    def scores(self, similarities_BN: np.ndarray, k: int) -> TopScores:
-        """The k best labels of B documents, by their similarities to the training documents."""
+    def shares(self, similarities_BN: np.ndarray) -> csr_array:
+        """The scores of all labels, by B documents' similarities to the training documents: (B, L) float64."""
         near = TopScores.from_dense(similarities_BN, self.num_neighbours)
         weights = np.maximum(near.values.astype(np.float64), 0.0) ** self.power
         totals = weights.sum(axis=1, keepdims=True)
@@ -133,10 +162,12 @@ class NearLabels:
         )
         shares = csr_array(mixture @ self.labels)
         shares.data = np.minimum(shares.data, 1.0)  # a sum of weights may round above 1
-        top = TopScores.from_sparse(shares, k)
-        lonely = totals[:, 0] == 0
+        lonely = totals == 0
         if lonely.any():
-            prior = TopScores.from_dense(self.frequencies[None, :], k)
-            top.indices[lonely] = prior.indices
-            top.values[lonely] = prior.values
-        return top
+            shares = csr_array(shares + csr_array(lonely * 1.0) @ csr_array(self.frequencies[None, :]))
+        return shares
+
+
+def top_scores(shares: Iterable[csr_array], k: int) -> TopScores:
+    """The k best labels of all documents, by their `shares` some at a time."""
+    return TopScores.concatenate([TopScores.from_sparse(part, k) for part in shares])

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from energynets.baselines.base import Baseline, Progress, State, pack_csr, unpack_csr
 from energynets.baselines.frequency import label_frequencies
-from energynets.baselines.neighbours import NearLabels
+from energynets.baselines.neighbours import NearLabels, top_scores
 from energynets.baselines.rows import UnitRows
 from energynets.data.dataset import Documents
 from energynets.errors import ConfigError, DataError, MissingExtraError
@@ -100,7 +100,8 @@ class TargetEmbedding(Baseline):
         # In float64: of equal training documents the earlier is the nearer, whatever the products' blocks.
         transposed = self.embedded.T.astype(np.float64)
         near = NearLabels(self.labels, self.frequencies, self.num_neighbours, self.power)
-        return near.in_batches(embedded, lambda part: part.astype(np.float64) @ transposed, k, batch_size)
+        parts = near.in_batches(embedded, lambda part: part.astype(np.float64) @ transposed, batch_size)
+        return top_scores(parts, k)
 
     def _embed(self, rows: csr_array) -> np.ndarray:
         return np.asarray(rows @ self.weights + self.bias, dtype=np.float32)

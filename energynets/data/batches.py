@@ -10,9 +10,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from energynets.data.dataset import Documents, TokenSequences
+from energynets.data.dataset import Documents, Inputs, TokenSequences
 from energynets.data.reveal import Reveal, mask_of
-from energynets.errors import DataError
+from energynets.errors import DataError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,26 @@ def token_batch(tokens: TokenSequences) -> TokenBatch:
     padded = np.zeros((len(tokens), max(1, int(lengths.max(initial=0)))), dtype=np.int64)
     padded[np.arange(padded.shape[1])[None, :] < lengths[:, None]] = tokens.ids
     return TokenBatch(torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64)))
+
+
+def documents_of(inputs: BatchInputs, vocabulary_size: int) -> Inputs:
+    """The documents of a batch, on the CPU: the inverse of `sparse_batch` and `token_batch`.
+
+    Args:
+        inputs: B documents.
+        vocabulary_size: V, of tokens.
+
+    Raises:
+        ShapeError: cached features, or inputs of another kind.
+    """
+    if isinstance(inputs, SparseBatch):
+        parts = tuple(part.cpu().numpy() for part in (inputs.values, inputs.columns, inputs.offsets))
+        return csr_array(parts, shape=(len(inputs), inputs.num_columns))
+    if isinstance(inputs, TokenBatch):
+        tokens, lengths = inputs.tokens.cpu().numpy(), inputs.lengths.cpu().numpy()
+        ids = tokens[np.arange(tokens.shape[1])[None, :] < lengths[:, None]]
+        return TokenSequences(ids.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), vocabulary_size)
+    raise ShapeError(f"expected documents, a SparseBatch or TokenBatch, got {type(inputs).__name__}")
 
 
 def collate(

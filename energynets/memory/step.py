@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -151,6 +151,8 @@ def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
     model: Any = build_model(experiment, few)
     if isinstance(model.features, Observing):  # what they would read has been read
         model.features = model.features.network
+    if model.neighbours is not None:
+        model.neighbours = _FoundNeighbours(model.neighbours.weight, labels)
     model.train()
     width = model.features.num_features if stage.cross_fit is None else labels
     features = torch.randn(size, width, requires_grad="features" in stage.trains)
@@ -168,6 +170,18 @@ def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
             tracker.reset()
             update.apply()
         return _Phases(gradients, tracker.peak)
+
+
+class _FoundNeighbours(nn.Module):
+    """Stands for `NeighbourLogits` where there are no documents: as many logits, of no neighbour."""
+
+    def __init__(self, weight: nn.Parameter, num_labels: int) -> None:
+        super().__init__()
+        self.weight = weight
+        self.num_labels = num_labels
+
+    def forward(self, inputs: CachedFeatures) -> Tensor:
+        return self.weight * torch.zeros(len(inputs), self.num_labels)
 
 
 @contextlib.contextmanager

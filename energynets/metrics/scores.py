@@ -120,7 +120,7 @@ class TopScores:
             tied = scores[surplus] == last[surplus]
             room = k - (scores[surplus] > last[surplus]).sum(axis=1)
             keep[surplus] &= ~tied | (tied.cumsum(axis=1) <= room[:, None])
-        labels = np.nonzero(keep)[1].reshape(-1, k)
+        labels = (np.flatnonzero(keep) % num_labels).reshape(-1, k)  # far faster than a `nonzero` of two dimensions
         values = np.take_along_axis(scores, labels, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
         return cls(np.take_along_axis(labels, order, axis=1), np.take_along_axis(values, order, axis=1), num_labels)

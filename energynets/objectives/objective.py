@@ -43,8 +43,7 @@ class EnergyObjective(ABC):
             raise ConfigError(f"{name}: expected labels, y in Box(), got {model.domain}: there is EndToEnd")
         if batch.left_out is not None:
             raise ConfigError(f"{name}: reads every label, and some are revealed or unknown: there is EndToEnd")
-        features = model.compute_features(batch.inputs)
-        context = model.energy.condition(features)
+        context, features = model.condition(batch.inputs)
         return self.of(model, features, context, batch.labels.dense(features.dtype)).sum() / max(len(features), 1)
 
     @abstractmethod
@@ -54,7 +53,7 @@ class EnergyObjective(ABC):
         Args:
             model: its energy, solver and amortised start.
             features: f (B, F).
-            context: `model.energy.condition(features)`.
+            context: the energy's, of x.
             targets: t (B, L), 0 or 1.
 
         Returns:

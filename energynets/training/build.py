@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from energynets.baselines import BASELINES, BayesOptimal
+from energynets.baselines import BASELINES, BayesOptimal, NearestNeighbours
 from energynets.data.dataset import MultiLabelDataset, TokenSequences
 from energynets.data.load import find_file, load_dataset
 from energynets.data.prepare import Preparation, TextOptions
@@ -20,7 +20,7 @@ from energynets.inference import GRADIENTS, SOLVERS, AmortizedStart, Shortlist
 from energynets.metrics import inverse_propensity
 from energynets.models import Classifier, EnergyNetwork
 from energynets.objectives import OBJECTIVES, EndToEnd, EnergyObjective
-from energynets.output import ChunkedLinear
+from energynets.output import ChunkedLinear, NeighbourLogits
 
 if TYPE_CHECKING:
     from energynets.config import Experiment
@@ -124,13 +124,31 @@ def build_vectors(
     return torch.from_numpy(matrix)
 
 
-def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None = None) -> nn.Module | Any:
+def build_neighbours(experiment: Experiment, dataset: MultiLabelDataset) -> NearestNeighbours | None:
+    """The training documents that `model.neighbours` looks into, fitted; or None.
+
+    Args:
+        experiment: its `model` section.
+        dataset: prepared for the model.
+    """
+    nearest = _unfitted_neighbours(experiment)
+    return None if nearest is None else nearest.fit(dataset.split("train"))
+
+
+def build_model(
+    experiment: Experiment,
+    sizes: Sizes,
+    *,
+    vectors: Tensor | None = None,
+    neighbours: NearestNeighbours | None = None,
+) -> nn.Module | Any:
     """The untrained model, on the CPU; its weights depend on nothing but the seed and the settings.
 
     Args:
         experiment: its `model` section, `seed` and, for the exact posterior, `data.planted`.
         sizes: of the prepared data.
         vectors: initial embedding.
+        neighbours: what `build_neighbours` finds in the data; without, a model that has them can be counted, not run.
 
     Returns:
         A module x -> logits (B, L), or a baseline with `fit` and `scores`.
@@ -146,9 +164,11 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         features = _build_features(settings.features, sizes, vectors)
         if settings.observes:
             features = Observing(features, sizes.labels)
+        nearest = _unfitted_neighbours(experiment) if neighbours is None else neighbours
+        memory = None if nearest is None else NeighbourLogits(nearest, smoothing=settings.neighbours.smoothing)
         if settings.kind == "classifier":
             output = _build_output(settings, features, sizes)
-            return Classifier(features, sizes.labels, bias=settings.bias, output=output)
+            return Classifier(features, sizes.labels, bias=settings.bias, output=output, neighbours=memory)
         assert settings.kind == "energy_network"
         # The unary is drawn as a classifier's would be, before the energy: of one seed, an energy network starts as
         # its own baseline weight for weight.
@@ -162,7 +182,7 @@ def build_model(experiment: Experiment, sizes: Sizes, *, vectors: Tensor | None 
         if settings.amortized is not None:
             amortized = AmortizedStart(features.num_features, sizes.labels, **_arguments(settings.amortized))
         chunk, keep = settings.label_chunk, settings.keep_unary
-        return EnergyNetwork(features, energy, solver, gradient, chunk, keep, shortlist, amortized)
+        return EnergyNetwork(features, energy, solver, gradient, chunk, keep, shortlist, amortized, memory)
 
 
 def build_objective(experiment: Experiment, propensity: Tensor | float | None = None) -> EndToEnd | EnergyObjective:
@@ -217,6 +237,11 @@ def _build_features(settings: Any, sizes: Sizes, vectors: Tensor | None) -> Any:
             )
         extra = {"vectors": vectors}
     return kind(sizes.inputs, **_arguments(settings), **extra)
+
+
+def _unfitted_neighbours(experiment: Experiment) -> NearestNeighbours | None:
+    settings: Any = getattr(experiment.model, "neighbours", None)
+    return None if settings is None else NearestNeighbours(settings.num_neighbours, power=settings.power)
 
 
 def _build_output(settings: Any, features: Any, sizes: Sizes) -> ChunkedLinear | None:

@@ -137,6 +137,8 @@ class GraphedUpdate:
 
     def _make(self, batch: Batch) -> None:
         static = StaticBatch(batch, self.entries)
+        if getattr(self.update.model, "neighbours", None) is not None:
+            raise CannotGraphError("neighbours are looked up on the CPU")
         if getattr(self.update.model, "streams", False):
             raise CannotGraphError("an output in chunks of labels reads where they are on the CPU")
         static.fill(batch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from energynets.baselines import load_baseline
+from energynets.baselines import NearestNeighbours, load_baseline
 from energynets.data.dataset import Documents, Inputs, MultiLabelDataset, TextDocuments, num_rows
 from energynets.data.prepare import Preparation
 from energynets.data.reveal import GivenReveal
@@ -127,7 +127,9 @@ def load_run(folder: str | Path, *, device: str = "auto") -> TrainedRun:
         saved = read_file(paths.model)
         if saved.state.get("config_hash") != experiment.hash():
             raise CheckpointError(f"{paths.model}: belongs to other settings than {paths.config} says")
-        model = build_model(experiment, Sizes(**saved.state["sizes"]))
+        looks_up = getattr(experiment.model, "neighbours", None) is not None
+        neighbours = NearestNeighbours.load(paths.neighbours) if looks_up else None
+        model = build_model(experiment, Sizes(**saved.state["sizes"]), neighbours=neighbours)
         load_weights(model, saved.tensors, str(paths.model))
         model = model.to(resolve_device(device)).eval()
     decoder = paths.read_decoder(result)

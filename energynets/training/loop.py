@@ -142,7 +142,7 @@ class Loop:
             if stage.cross_fit is not None:
                 self._cross_fit(current, stage.cross_fit)
                 self._announce(stage)  # once more: the folds have had stages of their own
-            elif "features" not in stage.trains and not getattr(self.model, "observes", False):
+            elif "features" not in stage.trains and getattr(self.model, "cacheable", True):
                 self._cache_features(current)
             self._restore_stage(optimizer)
             current.update = self._update(current)

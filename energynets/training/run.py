@@ -3,8 +3,9 @@
     runs/<name>/  config.yaml  environment.json  metrics.jsonl  result.json  documents.npz  diagnostics.json
                   checkpoints/  preparation/  decoder.safetensors, where labels have thresholds of their own
 
-While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone
-(for a baseline, the folder `baseline/`). `diagnostics.json` is of energy networks alone.
+While a run trains, `checkpoints/` holds numbered training states; when it has finished, `model.safetensors` alone, with
+the folder `neighbours/` where the model looks up its training documents (for a baseline, the folder `baseline/`).
+`diagnostics.json` is of energy networks alone.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ class RunFolder:
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", writes=writes)
         self.model = self.checkpoints.folder / "model.safetensors"
         self.baseline = self.checkpoints.folder / "baseline"
+        self.neighbours = self.checkpoints.folder / "neighbours"
         self.decoder = self.folder / "decoder.safetensors"
         self.cache = self.folder / "cache"
         self.cross_fit = self.folder / "cross-fit"

@@ -168,6 +168,8 @@ def cannot(experiment: Experiment) -> str | None:
         return "training.reveal: expected null"
     if getattr(model, "observes", False):
         return "model.observes: expected false"
+    if getattr(model, "neighbours", None) is not None:
+        return "model.neighbours: expected null, for they are looked up seed by seed"
     if experiment.objective.convergence_penalty:
         return "objective.convergence_penalty: expected 0"
     if model.kind not in ("classifier", "energy_network"):

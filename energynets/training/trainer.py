@@ -27,6 +27,7 @@ from energynets.training.build import (
     Sizes,
     build_dataset,
     build_model,
+    build_neighbours,
     build_objective,
     build_propensity,
     build_vectors,
@@ -136,7 +137,9 @@ def _said_by_first(mesh: Mesh, run: RunFolder) -> RunResult:
 
 def _build(experiment: Experiment, data: BuiltData, progress: Progress, *, drawn: bool) -> Any:
     vectors = build_vectors(experiment, data.preparation, progress=progress) if drawn else None
-    return build_model(experiment, Sizes.of(prepared_documents(experiment, data)), vectors=vectors)
+    documents = prepared_documents(experiment, data)
+    neighbours = build_neighbours(experiment, documents)
+    return build_model(experiment, Sizes.of(documents), vectors=vectors, neighbours=neighbours)
 
 
 def _prepare(experiment: Experiment, run: RunFolder, data: BuiltData | None, progress: Progress) -> BuiltData:
@@ -197,6 +200,9 @@ class _Session:
     def finish_network(self, model: nn.Module, position: Position, parameters: int, *, together: int = 1) -> RunResult:
         """Its weights, then the result, of one of `together` seeds that trained at once."""
         state = {"config_hash": self.experiment.hash(), "sizes": dataclasses.asdict(Sizes.of(self.dataset))}
+        neighbours = getattr(model, "neighbours", None)
+        if neighbours is not None and self.run.writes:
+            save_folder(self.run.neighbours, neighbours.nearest.save)
         self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
         return self._finish(model, position, parameters, together=together)
 

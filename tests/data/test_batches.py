@@ -16,12 +16,13 @@ from energynets.data.batches import (
     batches,
     by_length,
     collate,
+    documents_of,
     epoch_order,
     padded_share,
     token_batch,
 )
 from energynets.data.dataset import Documents, TextDocuments, TokenSequences
-from energynets.errors import DataError
+from energynets.errors import DataError, ShapeError
 
 RNG = np.random.default_rng(0)
 FEATURES = ((RNG.random((10, 6)) < 0.4) * RNG.random((10, 6))).astype(np.float32)
@@ -164,3 +165,17 @@ def test_resuming_by_length_gives_the_batches_that_are_left() -> None:
 def test_nothing_is_padded_where_nothing_is() -> None:
     assert padded_share(np.arange(0), np.arange(0), 4) == 0
     assert padded_share(np.arange(3), np.zeros(3, int), 2) == 1
+
+
+def test_the_documents_of_a_batch_are_those_it_was_made_of() -> None:
+    rows = np.array([7, 0, 3])
+    table = documents_of(collate(TABLE, rows).inputs, 6)
+    assert isinstance(table, csr_array)
+    np.testing.assert_array_equal(table.toarray(), FEATURES[rows])
+    tokens = documents_of(collate(TOKENS, rows).inputs, 3)
+    assert isinstance(tokens, TokenSequences)
+    assert [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)] == [
+        LISTS[row] for row in rows
+    ]
+    with pytest.raises(ShapeError, match="expected documents"):
+        documents_of(CachedFeatures(torch.zeros(3, 2)), 6)

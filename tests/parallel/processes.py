@@ -30,6 +30,7 @@ from energynets.data.dataset import Documents, MultiLabelDataset, TokenSequences
 from energynets.data.prepare import Preparation
 from energynets.parallel import collectives
 from energynets.training import BuiltData, Sizes, build_model, checkpoint, train
+from energynets.training.build import build_neighbours
 from energynets.training.update import Update
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +115,8 @@ def training(
     experiment = Experiment.from_tree(tree)
     tokens = experiment.model.features.kind != "bag_of_words"
     built = token_data(**data or {}) if tokens else toy_data(**data or {})
-    model = build_model(experiment, Sizes.of(built.prepared)).double() if double else None
+    neighbours = build_neighbours(experiment, built.prepared)
+    model = build_model(experiment, Sizes.of(built.prepared), neighbours=neighbours).double() if double else None
     clip, save, count = Update._clip, checkpoint.save_file, 0
 
     def slow_save(*given: Any, **named: Any) -> None:

@@ -86,6 +86,7 @@ def assert_same_run(found: Path, expected: Path, tolerance: float) -> None:
         pytest.param(HEAD, CLIPPED_SGD, "bce", [(2, 2), (2, 1)], id="head-sgd"),
         pytest.param(HEAD, ADAM, "softmax", [(3, 3), (2, 1)], id="head-softmax"),
         pytest.param(DENSE, ADAM, "bce", [(3, 1)], id="dense"),
+        pytest.param(DENSE | {"neighbours": {"num_neighbours": 5}}, ADAM, "bce", [(3, 1)], id="neighbours"),
         pytest.param(KIM, ADAM, "bce", [(2, 1)], id="kim"),
         pytest.param(XML, ADAM, "bce", [(3, 1)], id="xml"),
         pytest.param(XML_OTHER, ADAM, "bce", [(2, 1)], id="xml-embedding"),

@@ -15,13 +15,14 @@ from toy_run import SPEN as SPEN_MODEL
 from toy_run import stage, toy_data, toy_experiment
 
 from energynets import ICNN, SPEN, BagOfWords, Classifier, EnergyNetwork, MirrorDescent
+from energynets.baselines import NearestNeighbours
 from energynets.config import Optimizer
 from energynets.data.batches import CachedFeatures, TokenBatch, batches
 from energynets.data.dataset import Documents
 from energynets.errors import NotCompiledWarning, TrainingError
 from energynets.inference.engine import compiled
 from energynets.objectives import EndToEnd
-from energynets.output import ChunkedLinear
+from energynets.output import ChunkedLinear, NeighbourLogits
 from energynets.training import Progress, train
 from energynets.training import graph as graphs
 from energynets.training.build import Sizes, build_model, prepared_documents
@@ -183,6 +184,18 @@ def test_an_output_in_chunks_runs_operation_by_operation_and_says_so():
     assert found[2].replayed == 0
     assert len(notes) == 1
     assert "an output in chunks of labels" in notes[0]
+
+
+def test_neighbours_run_operation_by_operation_and_say_so():
+    docs, notes = documents(), []
+    model = network()
+    model.neighbours = NeighbourLogits(NearestNeighbours(3).fit(docs))
+    expected = trained(copy.deepcopy(model), OPTIMIZERS[0], docs, graphed=False)[:2]
+    found = trained(model, OPTIMIZERS[0], docs, graphed=True, notes=notes)
+    assert found[0] == expected[0]
+    assert all(torch.equal(a, b) for a, b in zip(found[1], expected[1], strict=True))
+    assert found[2].replayed == 0
+    assert [note.rpartition("because ")[2] for note in notes] == ["neighbours are looked up on the CPU"]
 
 
 @pytest.fixture

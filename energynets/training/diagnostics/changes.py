@@ -83,7 +83,7 @@ def _rule_of_unary(model: EnergyNetwork, how: Diagnostics, examined: int) -> Cal
     parts = []
     for batch in batches(documents, how.batches_of(model.num_labels)):
         with torch.no_grad():
-            context = model.energy.condition(model.compute_features(batch.inputs.to(how.device)))
+            context, _ = model.condition(batch.inputs.to(how.device))
             unary = model.energy.initial_logits(context)
         assert unary is not None
         parts.append(_top_scores(unary, how, batch.unknown))
