@@ -304,6 +304,8 @@ class Experiment(Section):
             how["model"] |= {"neighbours"}
         if self.evaluation.decoding == "global":  # the only one before there was a choice: runs from then stay theirs
             how["evaluation"] = {"decoding"}
+        if self.training.initial_bias == "random":
+            how["training"] |= {"initial_bias"}
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

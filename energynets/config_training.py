@@ -173,6 +173,11 @@ class Training(Section):
         min_length=1,
         description="default: one stage for a classifier; unary, energy, joint for an energy network",
     )
+    initial_bias: Literal["random", "frequencies"] = Field(
+        default="random",
+        description="u0 before the first step: as drawn, or each label's log odds among training documents, for bce "
+        "over many labels",
+    )
     monitor: str = Field(
         default="f1_example", description="validation metric (or `loss`) that picks the best checkpoint"
     )

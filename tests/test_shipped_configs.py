@@ -18,7 +18,14 @@ ROOT = Path(__file__).parents[1]
 COMPARISONS = sorted((ROOT / "configs" / "comparisons").glob("*.yaml"))
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("[!_]*.yaml") if path not in COMPARISONS)
 DEMONSTRATION = sorted((ROOT / "energynets" / "compare" / "demonstration").glob("[!_]*.yaml"))
-SMALL_PLANTED = {"num_labels": 12, "num_documents": 120, "num_test_documents": 40, "vocabulary_size": 300}
+SMALL_PLANTED = {
+    "num_labels": 12,
+    "num_documents": 120,
+    "num_test_documents": 40,
+    "vocabulary_size": 300,
+    "block_size": 4,
+    "mean_labels": 3.0,
+}
 
 
 def small(experiment: Experiment) -> Experiment:

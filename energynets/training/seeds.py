@@ -39,7 +39,7 @@ from energynets.training.optimizers import Optimizers
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder, RunResult
 from energynets.training.stages import stage_objective, stage_view, trained
-from energynets.training.trainer import _count_parameters, _Session, train
+from energynets.training.trainer import _count_parameters, _Session, set_initial_bias, train
 from energynets.training.update import Objective
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def train_seeds(
             raise ConfigError("several seeds at once: expected data whose labels are all known, got unknown ones")
         reset_peak_memory(device)
         models = [build_model(settings, Sizes.of(data.prepared)) for settings in own]
+        for model in models:
+            set_initial_bias(experiment, model, data.prepared)
         request = stack.enter_context(interruptible(progress.note))
         stack.enter_context(deterministic(device))
         sessions = []
