@@ -158,7 +158,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision(options.products)
     options.precision = "bf16" if options.device.startswith("cuda") else "float32"
-    rates = product_rates(options.device, 8192 if options.device.startswith("cuda") else 1024)
+    rates = product_rates(options.device)
     began = time.perf_counter()
     epoch = Epoch(options)
     print(f"documents drawn in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)

@@ -97,9 +97,9 @@ def check(device: str) -> list[dict[str, Any]]:
     return rows
 
 
-def product_rates(device: str, size: int) -> dict[str, float]:
+def product_rates(device: str) -> dict[str, float]:
     """GFLOP/s of one square product, by what its factors are made of."""
-    rates = {}
+    size, rates = 8192 if device.startswith("cuda") else 1024, {}
     for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         x, out = torch.randn(size, size, device=device).to(dtype), torch.empty(size, size, device=device, dtype=dtype)
         product = {name: lambda x=x, out=out: torch.mm(x, x, out=out)}
@@ -134,7 +134,7 @@ def main() -> int:
     report: dict[str, Any] = {
         "checks": check(device),
         "cuda_tests": None,
-        "product_gflops": product_rates(device, 8192 if cuda else 1024),
+        "product_gflops": product_rates(device),
     }
     if cuda:
         # Without the project's own pytest settings, whose plugins a GPU machine may lack.

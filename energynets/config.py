@@ -300,10 +300,11 @@ class Experiment(Section):
         compiler, labels at a time or processes."""
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
-        if getattr(self.model, "neighbours", None) is None:  # likewise
-            how["model"] |= {"neighbours"}
-        if self.evaluation.decoding == "global":  # the only one before there was a choice: runs from then stay theirs
+        # What there was before there was a choice is left out: runs from then stay theirs.
+        if self.evaluation.decoding == "global":
             how["evaluation"] = {"decoding"}
+        if getattr(self.model, "neighbours", None) is None:
+            how["model"] |= {"neighbours"}
         if self.training.initial_bias == "random":
             how["training"] |= {"initial_bias"}
         settings = self.model_dump(mode="json", exclude=how)

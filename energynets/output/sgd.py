@@ -37,6 +37,7 @@ class ChunkedSGD(torch.optim.Optimizer):
         self.output = output
         output.deferred = True
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Descend along the gradient of the last loss that was differentiated, if there is one."""
         assert closure is None, "there is no gradient that a closure could make anew"
@@ -44,9 +45,8 @@ class ChunkedSGD(torch.optim.Optimizer):
         group = self.param_groups[0]
         for parameter in group["params"]:  # of a loss that is not in chunks
             if parameter.grad is not None:
-                with torch.no_grad():
-                    kept = 1 - float(group["lr"]) * group["weight_decay"]
-                    parameter.mul_(kept).add_(parameter.grad, alpha=-float(group["lr"]))
+                kept = 1 - float(group["lr"]) * group["weight_decay"]
+                parameter.mul_(kept).add_(parameter.grad, alpha=-float(group["lr"]))
         if pending is not None and pending.slope is not None:
             weight = self.output.weight
             # bfloat16 rounds at random: a draw for each of its numbers, which no shard makes for the others.

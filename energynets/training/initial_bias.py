@@ -8,14 +8,18 @@ of documents.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
+from torch import Tensor, nn
 
 from energynets.errors import ConfigError
+
+if TYPE_CHECKING:
+    from energynets.config import Experiment
+    from energynets.data.dataset import MultiLabelDataset
 
 SMOOTHING = 0.1  # documents with the label, and as many without, that nobody has seen
 
@@ -37,13 +41,16 @@ def log_odds(labels: csr_array, unknown: csr_array | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def start_at_frequencies(model: Any, labels: csr_array, unknown: csr_array | None = None) -> None:
-    """u0 of a classifier or an energy network becomes `log_odds(labels, unknown)`.
+def set_initial_bias(experiment: Experiment, model: Any, dataset: MultiLabelDataset) -> None:
+    """u0 of a new network as `training.initial_bias` says; nothing of a baseline.
 
     Raises:
         ConfigError: the output layer has no bias.
     """
-    output = getattr(model, "energy", model).unary
+    if experiment.training.initial_bias != "frequencies" or not isinstance(model, nn.Module):
+        return
+    output: Any = getattr(model, "energy", model).unary
     if output.bias is None:
         raise ConfigError("training.initial_bias: frequencies needs an output layer with a bias")
-    output.bias.copy_(log_odds(labels, unknown))
+    documents = dataset.split("train")
+    output.bias.copy_(log_odds(documents.labels, documents.unknown))

@@ -32,6 +32,7 @@ from energynets.features.stacked import stacked_features
 from energynets.parallel.launch import processes
 from energynets.parallel.mesh import Mesh
 from energynets.training.build import BuiltData, Sizes, build_dataset, build_model, prepared_documents
+from energynets.training.initial_bias import set_initial_bias
 from energynets.training.interrupt import Interrupted, Request, interruptible
 from energynets.training.loop import Loop, _Current
 from energynets.training.machine import deterministic, environment, reset_peak_memory, resolve_device
@@ -39,7 +40,7 @@ from energynets.training.optimizers import Optimizers
 from energynets.training.progress import Progress
 from energynets.training.run import RunFolder, RunResult
 from energynets.training.stages import stage_objective, stage_view, trained
-from energynets.training.trainer import _count_parameters, _Session, set_initial_bias, train
+from energynets.training.trainer import _count_parameters, _Session, train
 from energynets.training.update import Objective
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from energynets.training.checkpoint import Checkpoint
 from energynets.training.completion import rest_metrics, shown, sought
 from energynets.training.diagnostics import TRACED, Diagnostics, diagnose
 from energynets.training.evaluate import Measures, check_monitor
-from energynets.training.initial_bias import start_at_frequencies
+from energynets.training.initial_bias import set_initial_bias
 from energynets.training.interrupt import Interrupted, Request, interruptible, stop_message
 from energynets.training.loop import Loop
 from energynets.training.machine import (
@@ -144,13 +144,6 @@ def _build(experiment: Experiment, data: BuiltData, progress: Progress, *, drawn
     if drawn:
         set_initial_bias(experiment, model, data.prepared)
     return model
-
-
-def set_initial_bias(experiment: Experiment, model: Any, dataset: MultiLabelDataset) -> None:
-    """u0 as `training.initial_bias` says; nothing of a baseline."""
-    if experiment.training.initial_bias == "frequencies" and isinstance(model, nn.Module):
-        documents = dataset.split("train")
-        start_at_frequencies(model, documents.labels, documents.unknown)
 
 
 def _prepare(experiment: Experiment, run: RunFolder, data: BuiltData | None, progress: Progress) -> BuiltData:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from energynets.data.batches import Batch
 from energynets.inference import compiled_engine
 from energynets.output import ChunkedLinear
+from energynets.output.descent import Pending
 from energynets.parallel import label_dimension
 from energynets.parallel.draws import cut_from
 from energynets.parallel.mesh import Mesh
@@ -83,10 +84,18 @@ class Update:
     def _clip(self, output: ChunkedLinear | None) -> Tensor:
         """The norm of all gradients before they are clipped, one that is not held included."""
         pending = None if output is None or output.pending is None or output.pending.slope is None else output.pending
+        norm = self._norm(pending)
+        if math.isinf(self.clip_norm):  # or all gradients would be multiplied by 1
+            return norm
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        if pending is not None:
+            assert pending.slope is not None
+            pending.slope *= (self.clip_norm / (norm + 1e-6)).clamp(max=1)  # as torch clips
+        return norm
+
+    def _norm(self, pending: Pending | None) -> Tensor:
         if pending is None and self.mesh.labels == 1:
-            if math.isinf(self.clip_norm):  # a pass over all gradients less
-                return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-            return torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         held = [(parameter.grad, label_dimension(parameter)) for parameter in self.parameters]
         everywhere = torch.nn.utils.get_total_norm([g for g, cut in held if g is not None and cut is None])
         by_label = torch.nn.utils.get_total_norm([g for g, cut in held if g is not None and cut is not None])
@@ -94,12 +103,7 @@ class Update:
             by_label = torch.hypot(by_label, pending.norm())
         if self.mesh.labels > 1:
             by_label = self.mesh.shard.sum(by_label.double().square()).sqrt().to(by_label.dtype)
-        norm = torch.hypot(everywhere, by_label)
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
-        if pending is not None:
-            assert pending.slope is not None
-            pending.slope *= (self.clip_norm / (norm + 1e-6)).clamp(max=1)  # as torch clips
-        return norm
+        return torch.hypot(everywhere, by_label)
 
     def apply(self) -> None:
         """The optimiser's step, and the projection after it."""

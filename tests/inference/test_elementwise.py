@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from interpreted import AGREED, count_launches, run_interpreted
 
 from energynets.inference.engine import elementwise, native, products
 
@@ -110,17 +107,7 @@ def test_what_is_fused():
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_triton_kernels_equal_torch_in_its_interpreter():
-    """A fresh process: Triton reads TRITON_INTERPRET when it is imported."""
-    root = Path(__file__).parents[2]
-    environment = os.environ | {
-        "TRITON_INTERPRET": "1",
-        "ENERGYNETS_NATIVE": "0",
-        "PYTHONPATH": str(root),
-        "PYTHONWARNINGS": "ignore",
-    }
-    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "kernels agree" in run.stdout
+    run_interpreted(__file__, ENERGYNETS_NATIVE="0")
 
 
 def _interpreted() -> None:
@@ -128,19 +115,7 @@ def _interpreted() -> None:
     from energynets import SPEN, MirrorDescent
     from energynets.inference import general_path
 
-    launched = []
-    for name in ("_labels_kernel", "_adjoint_kernel"):
-        kernel = getattr(elementwise, name)
-
-        class Counted:
-            def __init__(self, kernel, name):
-                self.kernel, self.name = kernel, name
-
-            def __getitem__(self, grid):
-                launched.append(self.name)
-                return self.kernel[grid]
-
-        setattr(elementwise, name, Counted(kernel, name))
+    launched = count_launches(elementwise, "_labels_kernel", "_adjoint_kernel")
     for shape in ((3, 7), (5, 1000)):
         compare(torch.float32, shape)
     assert {"_labels_kernel", "_adjoint_kernel"} == set(launched)
@@ -168,7 +143,7 @@ def _interpreted() -> None:
         with general_path():
             expected = run()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    print("kernels agree")
+    print(AGREED)
 
 
 if __name__ == "__main__":

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from interpreted import AGREED, count_launches, run_interpreted
 
 from energynets import ICNN, SPEN, EndToEnd, EnergyNetwork, MirrorDescent
 from energynets.data.batches import Batch
 from energynets.inference.engine import label_kernels, products
 from energynets.inference.streaming import energy_stream
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_kernels_equal_passes_in_chunks_in_the_interpreter() -> None:
-    """A fresh process: Triton reads TRITON_INTERPRET when it is imported."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "kernels agree" in run.stdout
+    run_interpreted(__file__)
 
 
 def test_what_the_kernels_take() -> None:
@@ -33,22 +24,9 @@ def test_what_the_kernels_take() -> None:
 
 
 def _interpreted() -> None:
-    sys.path.insert(0, str(ROOT / "tests" / "inference"))
     from test_streamed import ENERGIES, SOLVERS, F, Itself, make_batch
 
-    launched = []
-    for name in ("_sum_kernel", "_gradient_kernel"):
-        kernel = getattr(label_kernels, name)
-
-        class Counted:
-            def __init__(self, kernel, name):
-                self.kernel, self.name = kernel, name
-
-            def __getitem__(self, grid):
-                launched.append(self.name)
-                return self.kernel[grid]
-
-        setattr(label_kernels, name, Counted(kernel, name))
+    launched = count_launches(label_kernels, "_sum_kernel", "_gradient_kernel")
 
     def check(energy, solver, size, labels):
         batch = make_batch(size, labels)
@@ -89,13 +67,12 @@ def _interpreted() -> None:
     too_many = torch.zeros(label_kernels.MOST_MEASUREMENTS + 1, 5)
     assert not label_kernels.take(torch.zeros(2, 3), too_many)
     assert not label_kernels.take(torch.zeros(0, 3), torch.zeros(4, 5))
-    energy = SPEN(F, 7)
     for keep_unary, steps in ((True, 2), (False, 2), (True, 0)):
         stream = energy_stream(
             MirrorDescent(steps, precision="bf16"), SPEN(F, 7), torch.zeros(2, F), 3, keep_unary=keep_unary
         )
         assert stream.plan.kernels is (keep_unary and steps > 0)
-    print("kernels agree")
+    print(AGREED)
 
 
 if __name__ == "__main__":

@@ -209,8 +209,6 @@ class GatherFunction(torch.autograd.Function):
             torch.empty_like(weight) if wanted[1] else None,
             torch.empty_like(bias) if bias is not None and wanted[2] else None,
             torch.empty_like(rows) if wanted[3] else None,
-            None,
-            None,
         )
         d_unary, d_rows, d_rest, d_loss, *_ = bars
         columns = None if d_rows is None else d_rows.transpose(1, 2).flatten(0, 1)

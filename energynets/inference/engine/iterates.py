@@ -249,7 +249,7 @@ def iterate_backward(
             bar.add_(step_loss_bar(step, x))
     offset_bar = offset_bar.sum(0) if offset.ndim == 1 else offset_bar
     return IterateGradients(
-        linear.gradient, offset_bar, unary_bar, bar, linear.gate_gradients, slope.gradients(), numbers_bar
+        linear.finish(), offset_bar, unary_bar, bar, linear.gate_gradients, slope.gradients(), numbers_bar
     )
 
 

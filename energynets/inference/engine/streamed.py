@@ -320,8 +320,8 @@ class LabelBars(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     rows: Tensor | None
-    factors: Tensor | None
-    slopes: Tensor | None
+    factors: Tensor | None = None
+    slopes: Tensor | None = None
     """dphi (B, L), instead of dU and du0."""
 
     def add(self, labels: slice, dphi: Tensor, inputs: Inputs) -> None:
