@@ -31,7 +31,7 @@ from energynets.data.prepare import Preparation
 from energynets.data.splits import Source, with_splits
 from energynets.objectives import probabilities
 from energynets.training import train
-from energynets.training.build import BuiltData, Sizes, build_model
+from energynets.training.build import BuiltData, Sizes, build_model, build_neighbours
 from energynets.training.machine import resolve_device
 from energynets.training.run import plain
 
@@ -165,7 +165,8 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=[]))  # the caller's random numbers stay as they were
             folder = self.folder or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-            self.model_ = build_model(self.experiment_, Sizes.of(data.prepared))
+            neighbours = build_neighbours(self.experiment_, data.prepared)
+            self.model_ = build_model(self.experiment_, Sizes.of(data.prepared), neighbours=neighbours)
             self.result_ = train(self.experiment_, folder=folder, data=data, model=self.model_)
         self.model_.eval()
         chosen = self.result_.threshold["value"] if isinstance(self.threshold, str) else self.threshold
