@@ -32,6 +32,7 @@ from energynets.data.splits import Source, with_splits
 from energynets.objectives import probabilities
 from energynets.training import train
 from energynets.training.build import BuiltData, Sizes, build_model, build_neighbours
+from energynets.training.initial_bias import set_initial_bias
 from energynets.training.machine import resolve_device
 from energynets.training.run import plain
 
@@ -167,6 +168,7 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
             folder = self.folder or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
             neighbours = build_neighbours(self.experiment_, data.prepared)
             self.model_ = build_model(self.experiment_, Sizes.of(data.prepared), neighbours=neighbours)
+            set_initial_bias(self.experiment_, self.model_, data.prepared)
             self.result_ = train(self.experiment_, folder=folder, data=data, model=self.model_)
         self.model_.eval()
         chosen = self.result_.threshold["value"] if isinstance(self.threshold, str) else self.threshold

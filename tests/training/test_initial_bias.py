@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from toy_run import CLASSIFIER, SPEN, stage, toy_data, toy_experiment
 
 from energynets.errors import ConfigError
+from energynets.estimator import EnergyNetClassifier
 from energynets.training import load_run, train
 from energynets.training.initial_bias import log_odds
 from energynets.training.seeds import train_seeds
@@ -47,3 +48,18 @@ def test_an_output_without_bias_is_refused(tmp_path: Path) -> None:
     experiment = toy_experiment(CLASSIFIER | {"bias": False}, stages=[still], initial_bias="frequencies")
     with pytest.raises(ConfigError, match="initial_bias"):
         train(experiment, folder=tmp_path / "run", data=toy_data())
+
+
+def test_an_estimator_starts_there() -> None:
+    train_ = toy_data().raw.split("train")
+    still = (f"training.stages.0.optimizer={{kind: sgd, learning_rate: {STILL['learning_rate']}}}",)
+    settings = ("training.initial_bias=frequencies", "training.batch_size=1000", *still)
+    model = EnergyNetClassifier(energy="none", epochs=1, hidden=(8,), settings=settings, random_state=0)
+    model.fit(train_.inputs, train_.labels.toarray())
+    bias = model.model_.unary.bias.detach()
+    frequent = np.argsort(-train_.labels.sum(0))
+    assert (bias < 2).all()
+    assert bias[int(frequent[0])] > bias[int(frequent[-1])]
+    other = EnergyNetClassifier(energy="none", epochs=1, hidden=(8,), settings=still, random_state=0)
+    other.fit(train_.inputs, train_.labels.toarray())
+    assert (bias - other.model_.unary.bias.detach()).abs().max() > 0.5
