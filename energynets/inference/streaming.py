@@ -15,10 +15,12 @@ from energynets.inference.engine import (
     asked_for_general_path,
     general_reason,
     label_kernels,
+    label_native,
     mirror_descent,
     unmeasured,
 )
 from energynets.inference.engine.heads import slope_of
+from energynets.inference.engine.label_passes import LabelPasses
 from energynets.inference.engine.schedule import Number, base_factors, stacked
 from energynets.inference.engine.streamed import Inputs, StreamedBCE, StreamPlan, descend, final_logits
 from energynets.inference.gradient import GradientMode, Unroll
@@ -102,15 +104,22 @@ def energy_stream(
         keep_unary,
         getattr(energy.unary, "shard", WHOLE),
         output=unary if keep_unary and getattr(unary, "deferred", False) else None,
-        kernels=bool(
-            keep_unary and sizes and solver.precision == "bf16" and label_kernels.take(features, energy.measure)
-        ),
+        passes=_passes(features, energy.measure, solver, keep_unary=keep_unary) if sizes else None,
     )
     inputs = Inputs(features, energy.unary.weight, energy.unary.bias, energy.measure, offset)
     if not learned:
         return LabelStream(plan, inputs, weights)
     numbers = stacked([[*sizes, tau, solver.momentum]], features)[0]
     return LabelStream(plan, inputs, weights, stacked([factors], features)[0], numbers)
+
+
+def _passes(features: Tensor, rows: Tensor, solver: Descent, *, keep_unary: bool) -> LabelPasses | None:
+    """What makes a pass over labels as one call."""
+    if solver.precision == "float32" and label_native.take(features, rows):
+        return label_native
+    if solver.precision == "bf16" and keep_unary and label_kernels.take(features, rows):
+        return label_kernels
+    return None
 
 
 def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> None:

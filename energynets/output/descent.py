@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from energynets.inference.engine.products import mm, rounded
+from energynets.inference.engine.row_products import descend
 from energynets.output.loss import ChunkedLoss
 from energynets.output.rounding import stochastically_rounded
 
@@ -88,13 +89,10 @@ class KeptSlopes(Pending):
         slopes: d of what is minimised / d (f U^T + u0), (B, L).
         output: U and u0.
         of_weight, of_bias: which of the two have a gradient.
-        chunk: labels at a time.
     """
 
-    def __init__(
-        self, features: Tensor, slopes: Tensor, output: nn.Linear, of_weight: bool, of_bias: bool, chunk: int
-    ) -> None:
-        self.features, self.slopes, self.output, self.chunk = features, slopes, output, chunk
+    def __init__(self, features: Tensor, slopes: Tensor, output: nn.Linear, of_weight: bool, of_bias: bool) -> None:
+        self.features, self.slopes, self.output = features, slopes, output
         self.of_weight, self.of_bias = of_weight, of_bias
         self.slope = torch.ones((), dtype=slopes.dtype, device=slopes.device)
 
@@ -107,10 +105,9 @@ class KeptSlopes(Pending):
     def descend(self, rate: float, weight_decay: float = 0.0) -> None:
         assert self.slope is not None
         kept, step = 1 - rate * weight_decay, -rate * float(self.slope)
-        weights, bias = self.output.weight.split(self.chunk), self.output.bias
+        weight, bias = self.output.weight, self.output.bias
         if self.of_weight:
-            for place, slopes in zip(weights, self.slopes.split(self.chunk, dim=1), strict=True):
-                place.addmm_(slopes.T, self.features, beta=kept, alpha=step)
+            descend(weight, self.slopes, self.features, kept, step)
         if self.of_bias and bias is not None:
             bias.mul_(kept).add_(self.slopes.sum(0), alpha=step)
 

@@ -100,7 +100,7 @@ class ChunkedLinear(nn.Linear):
 
     def keep(self, features: Tensor, slopes: Tensor, of_weight: bool, of_bias: bool) -> None:
         """The gradient of a loss that is not this layer's own, to be descended along: of f (B, F) and dphi (B, L)."""
-        self.pending = KeptSlopes(features, slopes, self, of_weight, of_bias, self.chunk)
+        self.pending = KeptSlopes(features, slopes, self, of_weight, of_bias)
 
     @classmethod
     def sharing(cls, output: nn.Linear, chunk: int) -> ChunkedLinear:

@@ -31,12 +31,20 @@ from energynets.data.dataset import Documents
 from energynets.energies import Energy, Simplex
 from energynets.errors import ConfigError, InferenceError, ShapeError, TrainingError
 from energynets.inference import general_path
+from energynets.inference.engine import label_native, streamed
 from energynets.inference.engine.streamed import Part, loss_sum
 from energynets.output import ChunkedLinear, ChunkedSGD
 from energynets.top import top_labels
 from energynets.training.score import score
 
 F = 6
+
+
+@pytest.fixture(params=["native", "torch"])
+def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes the passes over labels; without native code, torch both times."""
+    if request.param == "torch":
+        monkeypatch.setattr(label_native, "take", lambda *given: False)
 
 
 class Cubic(nn.Module):
@@ -125,7 +133,7 @@ def check(model: EnergyNetwork, batch: Batch, chunk: int) -> None:
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("energy", ENERGIES)
-def test_loss_and_gradients_are_the_unstreamed_ones(energy: str, solver: str, steps: int) -> None:
+def test_loss_and_gradients_are_the_unstreamed_ones(energy: str, solver: str, steps: int, passes: None) -> None:
     if not steps and solver == "uniform":
         pytest.skip("z_0 = 0 depends on nothing")
     torch.manual_seed(0)
@@ -135,7 +143,7 @@ def test_loss_and_gradients_are_the_unstreamed_ones(energy: str, solver: str, st
 
 @pytest.mark.parametrize(("size", "labels"), [(0, 7), (1, 7), (4, 1), (1, 1), (3, 64)])
 @pytest.mark.parametrize("energy", ["spen", "icnn"])
-def test_batches_and_label_sets_of_any_size(energy: str, size: int, labels: int) -> None:
+def test_batches_and_label_sets_of_any_size(energy: str, size: int, labels: int, passes: None) -> None:
     torch.manual_seed(1)
     for chunk in (1, 5, labels):
         check(network(ENERGIES[energy](labels), SOLVERS["learned"](3)), make_batch(size, labels), chunk)
@@ -158,9 +166,9 @@ def test_parts_that_are_frozen(trains: str) -> None:
     assert_equal(loss_and_gradients(model, batch, wanted), expected)
 
 
-def test_a_kept_unary_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    linear, calls = nn.functional.linear, []
-    monkeypatch.setattr(nn.functional, "linear", lambda *given: calls.append(len(given[1])) or linear(*given))
+def test_a_kept_unary_is_computed_once(monkeypatch: pytest.MonkeyPatch, passes: None) -> None:
+    unary_logits, calls = streamed.unary_logits, []
+    monkeypatch.setattr(streamed, "unary_logits", lambda *given: calls.append(len(given[1])) or unary_logits(*given))
     model, batch = network(SPEN(F, 7), MirrorDescent(3), chunk=7), make_batch(4, 7)
     for keep, times in ((False, 2 * 3 + 1), (True, 1)):
         model.keep_unary = keep

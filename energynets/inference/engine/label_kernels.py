@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from energynets.inference.engine.label_passes import Packed
 from energynets.inference.engine.products import may_fuse
 
 try:
@@ -34,13 +35,6 @@ MOST_MEASUREMENTS = 256
 """Tiles of A and of (B, K) sums are held on the chip."""
 _ON_CHIP = 227 << 10
 """Bytes that a program may hold there: an H100's, whose tiles these are. Elsewhere labels come in chunks."""
-
-
-class Packed(NamedTuple):
-    """What the kernels read: phi (B, L) in float32, A (K, L) in bf16 with the numbers of a label side by side."""
-
-    phi: Tensor
-    rows: Tensor
 
 
 class Tiles(NamedTuple):
@@ -65,7 +59,7 @@ def take(features: Tensor, rows: Tensor) -> bool:
 
 
 def pack(phi: Tensor, rows: Tensor) -> Packed:
-    """From phi (B, L), `aligned`, and A (K, L)."""
+    """Of phi (B, L) in float32, `aligned`, and A in bf16 with the numbers of a label side by side."""
     dtype = torch.float32 if _INTERPRETED else torch.bfloat16  # which the interpreter has not
     return Packed(phi, torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device).copy_(rows.T).T)
 
@@ -76,23 +70,17 @@ def aligned(batch: int, labels: int, like: Tensor) -> Tensor:
 
 
 def measure(given: Packed, factor: float, n: Tensor | None) -> Tensor:
-    """y A^T (B, K), y = sigmoid(c phi + n A).
-
-    Args:
-        given: phi and A.
-        factor: c.
-        n: (B, K), or None for 0.
-    """
+    """`LabelPasses.measure`."""
     return _sums(given, factor, n, None, loss=False)[0]
 
 
 def pull(given: Packed, factor: float, n: Tensor, measurement_bars: Tensor) -> Tensor:
-    """dz A^T (B, K), dz = y (1 - y) (dm A)."""
+    """`LabelPasses.pull`."""
     return _sums(given, factor, n, measurement_bars, loss=False)[0]
 
 
 def measure_and_loss(given: Packed, factor: float, n: Tensor) -> tuple[Tensor, Tensor]:
-    """`measure`, and sum_l softplus(z_l) (B,), the loss of documents without labels, in float64."""
+    """`LabelPasses.measure_and_loss`."""
     return _sums(given, factor, n, None, loss=True)
 
 
@@ -102,26 +90,17 @@ def gradients(
     n: Tensor,
     bars: Tensor,
     scale: Tensor,
-    out: Tensor,
+    out: Tensor | None,
     *,
     wants_shares: bool,
-) -> tuple[Tensor, Tensor]:
-    """dA (K, L), written to `out`; dphi (B, L); and sum dz_t phi of every step (T + 1,), where they are wanted.
-
-    Args:
-        given: phi and A.
-        factors: c_0 .. c_T.
-        n: n_1 .. n_T (T, B, K).
-        bars: dm_0 .. dm_{T-1} (T, B, K).
-        scale: one number, of the last step: dz_T = scale sigmoid(z_T).
-        out: (K, L).
-        wants_shares: whether the factors are learned.
-    """
+) -> tuple[Tensor, Tensor | None]:
+    """`LabelPasses.gradients`."""
     phi, rows = given
     batch, labels = phi.shape
     steps, width, tiles = len(n), len(rows), _tiles(batch, gradient=True)
     n, bars = (x.to(rows.dtype).contiguous() for x in (n, bars))
     dphi = aligned(batch, labels, phi)
+    out = phi.new_empty(rows.shape) if out is None else out
     programs = triton.cdiv(labels, tiles.labels)
     shares = phi.new_empty(programs, triton.next_power_of_2(steps + 1))
     with torch.cuda.device_of(phi):
@@ -137,7 +116,7 @@ def gradients(
             },
             **{"block_k": _width(width), "num_warps": tiles.warps, "num_stages": tiles.stages},
         )
-    return dphi, shares.sum(0)[: steps + 1]
+    return dphi, shares.sum(0)[: steps + 1] if wants_shares else None
 
 
 def _sums(given: Packed, factor: float, n: Tensor | None, bars: Tensor | None, *, loss: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""C code compiled where it runs, once: the fused descent in `fused.c`, the passes between products in `passes.c`."""
+"""C code compiled where it runs, once: the fused descent, the passes between products, those over many labels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("fused.c", "passes.c"))
-_HEADER = Path(__file__).with_name("vector.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("fused.c", "passes.c", "label_native.c", "row_products.c"))
+_HEADERS = tuple(Path(__file__).with_name(name) for name in ("vector.h", "products.h"))
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
 _DEFINES = {torch.float32: (), torch.float64: ("-DENERGYNETS_DOUBLE",)}
 # OpenMP is compiled in and left to be found where the library is loaded: torch's own, whose threads are warm.
@@ -45,7 +45,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | str:
     if compiler is None:
         return "no C compiler"
     try:
-        parts = [path.read_bytes() for path in (*SOURCES, _HEADER)]
+        parts = [path.read_bytes() for path in (*SOURCES, *_HEADERS)]
         parts += [compiler.encode(), _version(compiler), _processor(), " ".join(_FLAGS).encode()]
         name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
         path = _cache() / f"engine-{name}-{str(dtype).removeprefix('torch.')}.so"

@@ -20,8 +20,9 @@ size (B, L) then. Besides the weights and their gradients it holds, whatever L i
 Each pass reads A once, and has z_t and y_t of a chunk in a CPU's cache, where the unstreamed descent reads A for either
 product.
 
-On a GPU with bf16 products and phi kept, each pass is one kernel over all labels instead (`label_kernels`), and the
-last leaves dphi, a second (B, L) tensor.
+A pass over a chunk, or over all labels where phi is kept, is one call where something makes it so (`label_passes`):
+native code on a CPU; on a GPU, with bf16 products and phi kept, a kernel. Of a chunk only phi and dphi are held then,
+and where phi is kept, dphi is a second (B, L) tensor.
 
 Where each of several processes has a shard of the labels, these sums over labels are sums over the shards too: 2 T
 of B x K numbers a step and one of B x F, whatever L is. All else is computed alike by every shard.
@@ -38,11 +39,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from energynets.inference.engine import label_kernels
 from energynets.inference.engine.heads import MakeSlope
-from energynets.inference.engine.label_kernels import Packed
+from energynets.inference.engine.label_kernels import aligned
+from energynets.inference.engine.label_passes import LabelPasses, Packed
 from energynets.inference.engine.once import once
+from energynets.inference.engine.pages import new_empty
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
+from energynets.inference.engine.row_products import slopes_product
 from energynets.parallel import WHOLE, LabelShard
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ class KeepsGradient(Protocol):
 class Inputs(NamedTuple):
     """What is differentiated besides the head's weights: f (B, F), U (L, F), u0 (L,), A (K, L), (K,) or (B, K).
 
-    And not differentiated: phi (B, L), where it is kept, made of the first three; A as kernels read it, where they do.
+    And not differentiated: phi (B, L), where it is kept, made of the first three; with it A, as one call reads it.
     """
 
     features: Tensor
@@ -75,18 +78,16 @@ class Inputs(NamedTuple):
     unary: Tensor | None = None
     packed: Packed | None = None
 
-    def with_unary(self) -> Inputs:
-        """phi of all labels at hand."""
-        return self._replace(unary=functional.linear(self.features, self.weight, self.bias))
-
-    def for_kernels(self) -> Inputs:
-        """phi and A of all labels where kernels read them; a phi that is there already is taken."""
+    def with_unary(self, passes: LabelPasses | None) -> Inputs:
+        """phi and A of all labels at hand; a phi that is there already is taken."""
         unary = self.unary
-        if unary is None:
-            unary = label_kernels.aligned(len(self.features), len(self.weight), self.features)
+        if unary is None and not self.features.is_cuda:
+            unary = unary_logits(self.features, self.weight, self.bias)
+        elif unary is None:
+            unary = aligned(len(self.features), len(self.weight), self.features)
             bias = self.features.new_zeros(()) if self.bias is None else self.bias
             torch.addmm(bias, self.features, self.weight.T, out=unary)
-        return self._replace(unary=unary, packed=label_kernels.pack(unary, self.rows))
+        return self._replace(unary=unary, packed=passes.pack(unary, self.rows) if passes else None)
 
 
 class Part(NamedTuple):
@@ -119,6 +120,13 @@ def cut(targets: SparseBatch, chunk: int, like: Tensor) -> list[Part]:
     ]
 
 
+def unary_logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """f U^T + u0 (B, L)."""
+    if bias is None:
+        return mm(features, weight.T)
+    return addmm(bias, features, weight.T, out=features.new_empty(len(features), len(weight)))
+
+
 def in_chunks(inputs: Inputs, size: int, precision: Precision = "float32") -> Iterator[Chunk]:
     """All labels, `size` at a time."""
     for start in range(0, len(inputs.weight), size):
@@ -127,7 +135,7 @@ def in_chunks(inputs: Inputs, size: int, precision: Precision = "float32") -> It
             phi = inputs.unary[:, labels].clone(memory_format=torch.contiguous_format)
         else:
             bias = None if inputs.bias is None else inputs.bias[labels]
-            phi = functional.linear(inputs.features, inputs.weight[labels], bias)
+            phi = unary_logits(inputs.features, inputs.weight[labels], bias)
         rows = rounded(inputs.rows[:, labels], precision)
         # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
         yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
@@ -147,7 +155,7 @@ class StreamPlan:
         keep_unary: phi is computed once and kept.
         shard: which labels the chunks are of.
         output: keeps the gradient in U and u0 to itself.
-        kernels: a pass over the labels is one kernel.
+        passes: what makes a pass over labels as one call, or None.
     """
 
     chunk: int
@@ -161,17 +169,28 @@ class StreamPlan:
     keep_unary: bool = False
     shard: LabelShard = WHOLE
     output: KeepsGradient | None = None
-    kernels: bool = False
+    passes: LabelPasses | None = None
 
     def given(self, inputs: Inputs) -> Inputs:
         """What the passes read."""
-        if self.kernels:
-            return inputs.for_kernels()
-        return inputs.with_unary() if self.keep_unary and inputs.unary is None else inputs
+        return inputs.with_unary(self.passes) if self.keep_unary else inputs
 
     def cut(self, targets: SparseBatch, like: Tensor) -> list[Part]:
         """Targets as the passes want them: of each chunk, or of all labels."""
-        return cut(targets, max(targets.num_columns, 1) if self.kernels else self.chunk, like)
+        whole = self.passes is not None and self.keep_unary
+        return cut(targets, max(targets.num_columns, 1) if whole else self.chunk, like)
+
+    def packed(self, inputs: Inputs) -> Iterator[tuple[slice, Packed]]:
+        """All labels of the shard as `passes` wants them: at once, where phi is kept, or C at a time."""
+        assert self.passes is not None
+        if inputs.packed is not None:
+            yield slice(None), inputs.packed
+            return
+        for start in range(0, len(inputs.weight), self.chunk):
+            labels = slice(start, start + self.chunk)
+            bias = None if inputs.bias is None else inputs.bias[labels]
+            phi = unary_logits(inputs.features, inputs.weight[labels], bias)
+            yield labels, self.passes.pack(phi, inputs.rows[:, labels])
 
     @property
     def steps(self) -> int:
@@ -215,10 +234,12 @@ def descend(plan: StreamPlan, inputs: Inputs, weights: tuple[Tensor, ...]) -> St
 
 def _measure(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, out: Tensor) -> Tensor:
     """y_t A^T (B, K); `out` is only a place."""
-    if inputs.packed is not None:
-        n = coordinates[step - 1] if step else None
-        return label_kernels.measure(inputs.packed, plan.factors[step], n)
     m = out.zero_()
+    if plan.passes is not None:
+        n = coordinates[step - 1] if step else None
+        for _, given in plan.packed(inputs):
+            m += plan.passes.measure(given, plan.factors[step], n)
+        return m
     for chunk in plan.chunks(inputs):
         y = plan.logits(chunk, step, coordinates).sigmoid_()
         m = addmm(m, y, chunk.rows.T, out=m)
@@ -226,9 +247,11 @@ def _measure(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, o
 
 
 def _pull(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, dm: Tensor, dn: Tensor) -> Tensor:
-    """dn + dz_t A^T (B, K), perhaps in dn."""
-    if inputs.packed is not None:
-        return dn + label_kernels.pull(inputs.packed, plan.factors[step], coordinates[step - 1], dm)
+    """dn + dz_t A^T (B, K), written to dn or to what is returned."""
+    if plan.passes is not None:
+        for _, given in plan.packed(inputs):
+            dn += plan.passes.pull(given, plan.factors[step], coordinates[step - 1], dm)
+        return dn
     for chunk in plan.chunks(inputs):
         y = plan.logits(chunk, step, coordinates).sigmoid_()
         dz = _sigmoid_backward(mm(dm, chunk.rows), y)
@@ -258,11 +281,14 @@ def loss_pass(
     plan: StreamPlan, inputs: Inputs, run: StreamRun, parts: Sequence[Part], *, pull: bool
 ) -> tuple[Tensor, Tensor]:
     """The loss summed over documents and labels, and, if `pull`, dz_T A^T (B, K)."""
-    if inputs.packed is not None:
-        total, dn = _loss_by_kernel(inputs.packed, plan.factors[-1], run.coordinates[-1], *parts)
-        return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn)
     total = inputs.features.new_zeros((), dtype=torch.float64)
     dn = inputs.features.new_zeros(len(inputs.features), len(inputs.rows))
+    if plan.passes is not None:
+        for (_, given), part in zip(plan.packed(inputs), parts, strict=True):
+            some, share = _loss_at_once(plan.passes, given, plan.factors[-1], run.coordinates[-1], part)
+            total += some
+            dn += share
+        return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn)
     for (chunk, z), part in zip(final_logits(plan, inputs, run), parts, strict=True):
         total += loss_sum(z, part)
         if pull:
@@ -270,11 +296,11 @@ def loss_pass(
     return plan.shard.sum(total).to(dn.dtype), plan.shard.sum(dn) if pull else dn
 
 
-def _loss_by_kernel(packed: Packed, factor: float, n: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+def _loss_at_once(passes: LabelPasses, given: Packed, factor: float, n: Tensor, part: Part) -> tuple[Tensor, Tensor]:
     """As if no target were given, sum softplus(z_T) and sigmoid(z_T) A^T; then what those given change."""
-    dn, losses = label_kernels.measure_and_loss(packed, factor, n)
-    rows = packed.rows.T[part.columns].to(n.dtype)
-    z = factor * packed.phi[part.rows, part.columns] + (n[part.rows] * rows).sum(1)
+    dn, losses = passes.measure_and_loss(given, factor, n)
+    rows = given.rows.T[part.columns].to(n.dtype)
+    z = factor * given.phi[part.rows, part.columns] + (n[part.rows] * rows).sum(1)
     total = losses.sum() - (part.values * z).sum(dtype=torch.float64)
     return total, dn.index_put_((part.rows,), -part.values[:, None] * rows, accumulate=True)
 
@@ -327,7 +353,7 @@ class LabelBars(NamedTuple):
     def add(self, labels: slice, dphi: Tensor, inputs: Inputs) -> None:
         """df, dU and du0 of a chunk, from its dphi (B, C)."""
         if self.features is not None:
-            self.features.addmm_(dphi, inputs.weight[labels])
+            slopes_product(dphi, inputs.weight[labels], self.features)
         if self.slopes is not None:
             self.slopes[:, labels] = dphi
         if self.weight is not None:
@@ -356,29 +382,31 @@ class LabelBackward:
 
     def over(self, parts: Sequence[Part]) -> None:
         """All chunks."""
-        if self.inputs.packed is not None:
-            self._by_kernel(self.inputs.packed, *parts)
-        else:
+        passes = self.plan.passes
+        if passes is None:
             self._by_chunk(parts)
+        else:
+            for (labels, given), part in zip(self.plan.packed(self.inputs), parts, strict=True):
+                self._at_once(passes, labels, given, part)
         for found in (self.wanted.features, self.wanted.factors):
             if found is not None:
                 self.plan.shard.sum(found)
 
-    def _by_kernel(self, packed: Packed, part: Part) -> None:
+    def _at_once(self, passes: LabelPasses, labels: slice, given: Packed, part: Part) -> None:
         wanted, factors, n = self.wanted, self.plan.factors, self.run.coordinates
-        rows_bar = torch.empty_like(self.inputs.rows) if wanted.rows is None else wanted.rows
-        dphi, shares = label_kernels.gradients(
-            packed, factors, n, self.bars, self.scale, rows_bar, wants_shares=wanted.factors is not None
+        rows_bar = None if wanted.rows is None else wanted.rows[:, labels]
+        dphi, shares = passes.gradients(
+            given, factors, n, self.bars, self.scale, rows_bar, wants_shares=wanted.factors is not None
         )
-        # What the kernel does not know: dz_T = scale (sigmoid(z_T) - targets).
-        given = -part.values * self.scale
-        if wanted.rows is not None:
-            rows_bar.T.index_put_((part.columns,), n[-1][part.rows] * given[:, None], accumulate=True)
-        dphi.index_put_((part.rows, part.columns), given * factors[-1], accumulate=True)
-        if wanted.factors is not None:
-            wanted.factors.copy_(shares)
-            wanted.factors[-1] += torch.dot(given, packed.phi[part.rows, part.columns])
-        wanted.add(slice(None), dphi, self.inputs)
+        # What the pass does not know: dz_T = scale (sigmoid(z_T) - targets).
+        slope = -part.values * self.scale
+        if rows_bar is not None:
+            rows_bar.T.index_put_((part.columns,), n[-1][part.rows] * slope[:, None], accumulate=True)
+        dphi.index_put_((part.rows, part.columns), slope * factors[-1], accumulate=True)
+        if wanted.factors is not None and shares is not None:
+            wanted.factors.add_(shares)
+            wanted.factors[-1] += torch.dot(slope, given.phi[part.rows, part.columns])
+        wanted.add(labels, dphi, self.inputs)
 
     def _by_chunk(self, parts: Sequence[Part]) -> None:
         n, bars = self.run.coordinates, self.bars
@@ -447,11 +475,11 @@ class StreamedBCE(torch.autograd.Function):
         deferred = plan.output is not None and (needs.weight or needs.bias)
         wanted = LabelBars(
             torch.zeros_like(inputs.features) if needs.features else None,
-            torch.empty_like(inputs.weight) if needs.weight and not deferred else None,
+            new_empty(inputs.weight, *inputs.weight.shape) if needs.weight and not deferred else None,
             torch.empty_like(inputs.bias) if inputs.bias is not None and needs.bias and not deferred else None,
-            torch.empty_like(inputs.rows) if needs.rows else None,
+            new_empty(inputs.rows, *inputs.rows.shape) if needs.rows else None,
             dn.new_zeros(plan.steps + 1) if ctx.needs_input_grad[2] else None,
-            dn.new_empty(len(inputs.features), len(inputs.weight)) if deferred else None,
+            new_empty(dn, len(inputs.features), len(inputs.weight)) if deferred else None,
         )
         if any(place is not None for place in wanted):
             LabelBackward(plan, inputs, run, shared.measurements, scale, wanted).over(ctx.parts)

@@ -1,0 +1,111 @@
+/* What U, a matrix with a row for each of many labels, has to do with a few documents after its product with f: U is read
+ * once, at the speed of memory. dphi (B, L), U (L, F), F in whole groups.
+ *
+ *     slopes   df += dphi U        descent   U <- kept U + dphi^T g,  g (B, F)
+ */
+#include "products.h"
+
+#define MANY 64 /* tiles, after which their sum is added to the total: rounding grows with the length of a sum */
+#define TILE 16 /* labels: as many lines, a row apart, are in a core's first-level cache for sure */
+
+typedef struct {
+    int64_t batch, labels, features, threads, slopes_row; /* numbers from one document's dphi to the next's */
+    const real *slopes, *given;                           /* dphi; g */
+    real *weight, *sums;                                  /* U; df (B, F) */
+    double kept;
+} RowProduct;
+
+static void share(const RowProduct *p, int64_t *first, int64_t *end) { /* labels of a thread */
+    int64_t thread = 0, threads = 1, tiles = (p->labels + TILE - 1) / TILE;
+#ifdef _OPENMP
+    thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#endif
+    *first = least(tiles * thread / threads * TILE, p->labels);
+    *end = least(tiles * (thread + 1) / threads * TILE, p->labels);
+}
+
+/* Line `part` of `parts` equal parts of what is wanted soon, while something is computed. */
+static inline void fetch(const real *from, int64_t count, int64_t part, int64_t parts) {
+    int64_t line = 64 / (int64_t)sizeof(real), first = count / line * part / parts, end = count / line * (part + 1) / parts;
+    for (int64_t i = first; i < end; i++) __builtin_prefetch(from + i * line, 0, 2);
+}
+
+static void slopes_of(const RowProduct *p, int64_t first, int64_t end, real *left, real *sums,
+                      real *total) {
+    for (int64_t l = first; l < end; l += TILE) {
+        int64_t count = least(TILE, end - l), soon = least(TILE, end - l - count) * p->features;
+        const real *rows = p->weight + l * p->features, *next = rows + count * p->features;
+        by_blocks(p->batch, count, p->slopes + l, p->slopes_row, left);
+        for (int64_t c = 0; c < p->features; c += W) {
+            fetch(next, soon, c / W, p->features / W);
+            spread_into(p->batch, count, left, rows + c, p->features, sums + c * p->batch, W, 1);
+        }
+        if ((l - first) / TILE % MANY == MANY - 1 || l + TILE >= end)
+            for (int64_t i = 0; i < p->batch * p->features; i += LANES) *at(total + i) += *at(sums + i), *at(sums + i) = fill(0);
+    }
+}
+
+static void add_up(const RowProduct *p, const real *sums) {
+    for (int64_t b = 0; b < p->batch; b++)
+        for (int64_t c = 0; c < p->features; c++)
+            p->sums[b * p->features + c] += sums[c / W * p->batch * W + b * W + c % W];
+}
+
+static void descent_of(const RowProduct *p, int64_t first, int64_t end, const real *g, real *left) {
+    for (int64_t l = first; l < end; l += BLOCK) {
+        int64_t count = least(BLOCK, end - l);
+        for (int64_t b = 0; b < p->batch; b++)
+            for (int64_t i = 0; i < count; i++) left[b * BLOCK + i] = p->slopes[b * p->slopes_row + l + i];
+        real *rows = p->weight + l * p->features, *next = rows + count * p->features;
+        int64_t soon = least(BLOCK, end - l - count) * p->features;
+        for (int64_t c = 0; c < p->features; c += W) {
+            fetch(next, soon, c / W, p->features / W);
+            spread_into(count, p->batch, left, g + c * p->batch, W, rows + c, p->features, (real)p->kept);
+        }
+    }
+}
+
+/* 0, or 1 where there is no memory. */
+int row_slopes(const RowProduct *p) {
+    int64_t used = 1, left = TILE * whole(p->batch, BLOCK), count = p->batch * p->features, size = left + 2 * count;
+    real *memory = numbers(p->threads * size);
+    if (!memory) return 1;
+#ifdef _OPENMP
+#pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
+#endif
+    {
+        int64_t first, end;
+        real *mine = memory;
+#ifdef _OPENMP
+        mine += omp_get_thread_num() * size;
+        if (mine == memory) used = omp_get_num_threads();
+#endif
+        share(p, &first, &end);
+        slopes_of(p, first, end, mine, mine + left, mine + left + count);
+    }
+    for (int64_t thread = 0; thread < used; thread++) add_up(p, memory + thread * size + left + count);
+    free(memory);
+    return 0;
+}
+
+/* 0, or 1 where there is no memory; nothing has changed then. g by groups is (F / W, B, W). */
+int row_descent(const RowProduct *p) {
+    int64_t left = whole(p->batch * BLOCK, 64 / (int64_t)sizeof(real));
+    real *g = numbers(p->batch * p->features + p->threads * left);
+    if (!g) return 1;
+    by_groups(p->batch, p->features, p->given, p->features, g, p->batch * W);
+#ifdef _OPENMP
+#pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
+#endif
+    {
+        int64_t first, end;
+        real *mine = g + p->batch * p->features;
+#ifdef _OPENMP
+        mine += omp_get_thread_num() * left;
+#endif
+        share(p, &first, &end);
+        descent_of(p, first, end, g, mine);
+    }
+    free(g);
+    return 0;
+}
