@@ -149,15 +149,20 @@ def test_products_with_rows(
     features, sums = torch.randn(batch, width, dtype=dtype), torch.randn(batch, width, dtype=dtype)
     expected = sums.double() + slopes.double() @ weight.double()
     moved = 0.9 * weight.double() - 0.1 * slopes.double().T @ features.double()
+    bias, products_ = torch.randn(labels, dtype=dtype), ["row_logits", "row_logits", "row_slopes", "row_descent"]
+    phi = features.double() @ weight.double().T
     calls = []
     run = row_products._run
-    monkeypatch.setattr(row_products, "_run", lambda *given: calls.append(given[0]) or run(*given))
-    row_products.slopes_product(slopes, weight, sums)
+    monkeypatch.setattr(row_products, "_run", lambda *given, **more: calls.append(given[0]) or run(*given, **more))
+    close(row_products.logits(features, weight, None).double(), phi, DTYPES[dtype])
+    close(row_products.logits(features, weight, bias).double(), phi + bias.double(), DTYPES[dtype])
+    row_products.add_slopes(sums, slopes, weight)
     close(sums.double(), expected, DTYPES[dtype])
     row_products.descend(weight, slopes, features, 0.9, -0.1)
     close(weight.double(), moved, DTYPES[dtype])
-    assert calls == (["row_slopes", "row_descent"] if batch <= 128 else [])
+    assert calls == (products_ if batch <= 128 else [])
     calls.clear()
-    row_products.slopes_product(slopes, weight[:, :-1].contiguous(), sums[:, :-1].contiguous())
-    row_products.slopes_product(slopes[:0], weight, sums[:0])
+    row_products.add_slopes(sums[:, :-1].contiguous(), slopes, weight[:, :-1].contiguous())
+    row_products.add_slopes(sums[:0], slopes[:0], weight)
+    row_products.logits(features[:0], weight, bias)
     assert not calls

@@ -31,7 +31,7 @@ from energynets.data.dataset import Documents
 from energynets.energies import Energy, Simplex
 from energynets.errors import ConfigError, InferenceError, ShapeError, TrainingError
 from energynets.inference import general_path
-from energynets.inference.engine import label_native, streamed
+from energynets.inference.engine import label_native, row_products
 from energynets.inference.engine.streamed import Part, loss_sum
 from energynets.output import ChunkedLinear, ChunkedSGD
 from energynets.top import top_labels
@@ -167,8 +167,8 @@ def test_parts_that_are_frozen(trains: str) -> None:
 
 
 def test_a_kept_unary_is_computed_once(monkeypatch: pytest.MonkeyPatch, passes: None) -> None:
-    unary_logits, calls = streamed.unary_logits, []
-    monkeypatch.setattr(streamed, "unary_logits", lambda *given: calls.append(len(given[1])) or unary_logits(*given))
+    logits, calls = row_products.logits, []
+    monkeypatch.setattr(row_products, "logits", lambda *given: calls.append(len(given[1])) or logits(*given))
     model, batch = network(SPEN(F, 7), MirrorDescent(3), chunk=7), make_batch(4, 7)
     for keep, times in ((False, 2 * 3 + 1), (True, 1)):
         model.keep_unary = keep

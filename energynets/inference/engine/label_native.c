@@ -23,18 +23,16 @@ typedef struct {
 
 /* How a pass is cut, and what a thread works in. */
 typedef struct {
-    int64_t documents, groups, width, group; /* of a block, of a tile; K in whole PARTS; numbers of a group of A */
-    real *rows, *z, *g, *stack, *rows_bar;
-    vec *sums;
+    int64_t documents, groups, group; /* of a block, of a tile; numbers of a group of A */
+    real *rows, *z, *g, *stack, *rows_bar, *sums;
     double *losses, *shares;
 } Work;
 
 static Work cut(const LabelPass *p, int64_t most_groups, int64_t most_documents) {
     Work w = {0};
-    w.width = whole(p->measurements, PARTS);
-    w.group = (w.width + (w.width % 2 == 0)) * W; /* an odd number of lines, so that groups fall into different sets */
-    w.groups = TILE_BYTES / ((int64_t)sizeof(real) * w.group);
-    w.groups = w.groups < 1 ? 1 : least(w.groups, most_groups);
+    int64_t width = p->measurements, groups = TILE_BYTES / (width * W * (int64_t)sizeof(real));
+    w.groups = groups < 1 ? 1 : least(groups, most_groups);
+    w.group = (width + (width % 2 == 0)) * W; /* an odd number of lines, so that groups fall into different sets */
     w.documents = least(p->batch, whole(most_documents, BLOCK)); /* a block ends where one of BLOCK does */
     return w;
 }
@@ -59,47 +57,51 @@ static void share_of(const LabelPass *p, const Work *w, int64_t *first, int64_t 
 
 /* -------------------------------------------------------------------------------------------------------- sums */
 
-/* sum softplus(z) over the first `count` labels of document i. */
-static double softplus_sum(const real *z, int64_t i, int64_t group, int64_t count) {
-    vec sum = fill(0);
-    double rest = 0;
-    for (int64_t c = 0; c < count; c += LANES) {
-        vec found = vector_softplus(*at(z + c / W * group + i * W + c % W));
-        if (c + LANES <= count) sum += found;
-        else
-            for (int64_t v = 0; v < count - c; v++) rest += (double)found[v];
+/* y of documents b .. of a tile in z's place, or dz; (labels, lanes). */
+static void labels_of_tile(const LabelPass *p, const Work *w, const real *n, const real *bars, int64_t b, int64_t first,
+                           int64_t count, int64_t row, int64_t next) {
+    int64_t k = p->measurements, vecs = vectors_of(p->batch, b), lanes = vecs * LANES, size = count * lanes;
+    real factor = (real)*p->factors;
+    by_documents(p->batch - b, count, p->unary + b * p->unary_row + first, p->unary_row, w->z, lanes);
+    if (n)
+        for (int64_t l = 0; l < count; l += BLOCK) {
+            if (!b) fetch(p, first + count, next, l / BLOCK, 2 * ((count + BLOCK - 1) / BLOCK));
+            spread_documents(vecs, least(BLOCK, count - l), k, w->rows + l, 1, row, n + b * k, w->z + l * lanes, factor);
+        }
+    else if (factor != 1)
+        for (int64_t c = 0; c < size; c += LANES) *at(w->z + c) *= factor;
+    if (bars) {
+        memset(w->g, 0, (size_t)size * sizeof(real));
+        spread_documents(vecs, count, k, w->rows, 1, row, bars + b * k, w->g, 1);
     }
-    return (double)across(sum) + rest;
+    if (w->losses)
+        for (int64_t v = 0; v < vecs; v++) {
+            vec sum = fill(0);
+            for (int64_t c = v * LANES; c < size; c += lanes) sum += vector_softplus(*at(w->z + c));
+            for (int64_t i = 0; i < LANES && b + v * LANES + i < p->batch; i++)
+                w->losses[b + v * LANES + i] += (double)sum[i];
+        }
+    for (int64_t c = 0; c < size; c += LANES) {
+        vec y = vector_sigmoid(*at(w->z + c));
+        *at(w->z + c) = bars ? y * ((real)1 - y) * *at(w->g + c) : y;
+    }
 }
 
+/* Documents lie along the vectors: A is read number by number, in either order, and no sum is across a vector. */
 static void tile_of_sums(const LabelPass *p, const Work *w, const real *n, const real *bars, int64_t first, int64_t count,
                          int64_t next) {
-    int64_t groups = (count + W - 1) / W, k = p->measurements;
-    by_groups(k, count, p->rows + first, p->rows_row, w->rows, w->group);
-    for (int64_t b = 0; b < p->batch; b += w->documents) {
-        int64_t documents = least(w->documents, p->batch - b), group = documents * W;
-        by_groups(documents, count, p->unary + b * p->unary_row + first, p->unary_row, w->z, group);
-        for (int64_t i = 0; i < groups; i++) {
-            real *z = w->z + i * group;
-            if (!b) fetch(p, first + count, next, i, groups);
-            if (*p->factors != 1)
-                for (int64_t c = 0; c < group; c += LANES) *at(z + c) *= (real)*p->factors;
-            if (n) spread(documents, k, n + b * k, w->rows + i * w->group, z);
-            if (bars) {
-                memset(w->g, 0, (size_t)group * sizeof(real));
-                spread(documents, k, bars + b * k, w->rows + i * w->group, w->g);
-            }
-            if (!w->losses)
-                for (int64_t c = 0; c < group; c += LANES) {
-                    vec y = vector_sigmoid(*at(z + c));
-                    *at(z + c) = bars ? y * ((real)1 - y) * *at(w->g + c) : y;
-                }
+    int64_t k = p->measurements, row = w->groups * W + 64 / (int64_t)sizeof(real); /* an odd number of lines */
+    for (int64_t i = 0; i < k; i++) memcpy(w->rows + i * row, p->rows + i * p->rows_row + first, (size_t)count * sizeof(real));
+    for (int64_t b = 0; b < p->batch; b += W) {
+        int64_t vecs = vectors_of(p->batch, b), size = k * vecs * LANES;
+        labels_of_tile(p, w, n, bars, b, first, count, row, next);
+        /* By itself first: rounding grows with the length of a sum. */
+        memset(w->g, 0, (size_t)size * sizeof(real));
+        for (int64_t i = 0, parts = (k + BLOCK - 1) / BLOCK; i < k; i += BLOCK) {
+            if (!b) fetch(p, first + count, next, (n ? parts : 0) + i / BLOCK, n ? 2 * parts : parts);
+            spread_documents(vecs, least(BLOCK, k - i), count, w->rows + i * row, row, 1, w->z, w->g + i * vecs * LANES, 1);
         }
-        if (w->losses) {
-            for (int64_t i = 0; i < documents; i++) w->losses[b + i] += softplus_sum(w->z, i, group, count);
-            for (int64_t c = 0; c < groups * group; c += LANES) *at(w->z + c) = vector_sigmoid(*at(w->z + c));
-        }
-        gather(documents, w->width, groups, w->z, group, w->rows, w->group, w->sums + b * w->width);
+        for (int64_t c = 0; c < size; c += LANES) *at(w->sums + b * k + c) += *at(w->g + c);
     }
 }
 
@@ -172,23 +174,27 @@ static void partners(const LabelPass *p, int64_t most, real *to) {
 
 /* Where a thread works, and how many numbers that takes, in whole cache lines. */
 static int64_t work_in(const LabelPass *p, int gradients, real *memory, double *extra, Work *w) {
-    int64_t rows = w->groups * w->group, tile = w->documents * W, k = p->measurements, both = 2 * p->steps;
-    w->rows = memory, w->z = w->rows + rows;
+    int64_t tile = w->documents * W, k = p->measurements, both = 2 * p->steps;
+    int64_t rows = gradients ? w->groups * w->group : k * (w->groups * W + 64 / (int64_t)sizeof(real));
+    w->rows = memory, w->z = w->rows + whole(rows, W);
     if (gradients) {
         w->g = w->z + tile, w->rows_bar = w->g + tile;
         w->stack = w->rows_bar + w->groups * k * W; /* phi and dphi behind it */
         w->shares = p->shares ? extra : NULL;
-        return rows + (both > 0 ? both + 4 : 5) * tile + w->groups * k * W;
+        return whole(rows, W) + (both > 0 ? both + 4 : 5) * tile + w->groups * k * W;
     }
-    w->g = w->z + w->groups * tile, w->sums = (vec *)(w->g + tile);
+    int64_t size = w->groups * W * W;
+    w->g = w->z + size, w->sums = w->g + (size > k * W ? size : k * W);
     w->losses = p->losses ? extra : NULL;
-    return whole(rows + (w->groups + 1) * tile + p->batch * w->width * LANES, W);
+    return w->sums - memory + whole(p->batch, W) * k;
 }
 
 static void add_up(const LabelPass *p, const Work *w) {
     int64_t k = p->measurements;
-    for (int64_t b = 0; w->sums && b < p->batch; b++)
-        for (int64_t i = 0; i < k; i++) p->sums[b * k + i] += across(w->sums[b * w->width + i]);
+    for (int64_t b = 0; w->sums && b < p->batch; b++) {
+        int64_t group = b / W * W, lanes = vectors_of(p->batch, group) * LANES;
+        for (int64_t i = 0; i < k; i++) p->sums[b * k + i] += w->sums[group * k + i * lanes + b - group];
+    }
     for (int64_t b = 0; w->losses && b < p->batch; b++) p->losses[b] += w->losses[b];
     for (int64_t t = 0; w->shares && t <= p->steps; t++) p->shares[t] += w->shares[t];
 }
@@ -233,12 +239,12 @@ static int run(const LabelPass *p, int gradients, const Work *plan, const real *
 
 /* m or dn, and losses. 0, or 1 where there is no memory. */
 int label_sums(const LabelPass *p) {
-    int64_t size = whole(p->batch, BLOCK) * p->measurements;
-    Work plan = cut(p, 32, 48);
+    int64_t size = whole(p->batch, W) * p->measurements;
+    Work plan = cut(p, 16, 1);
     real *packed = numbers(2 * size), *n = p->n ? packed : NULL, *bars = p->bars ? packed + size : NULL;
     if (!packed) return 1;
-    if (n) by_blocks(p->batch, p->measurements, p->n, p->measurements, n);
-    if (bars) by_blocks(p->batch, p->measurements, p->bars, p->measurements, bars);
+    if (n) all_by_documents(p->batch, p->measurements, p->n, n);
+    if (bars) all_by_documents(p->batch, p->measurements, p->bars, bars);
     memset(p->sums, 0, (size_t)(p->batch * p->measurements) * sizeof(real));
     if (p->losses) memset(p->losses, 0, (size_t)p->batch * sizeof(double));
     int failed = run(p, 0, &plan, n, bars, NULL);

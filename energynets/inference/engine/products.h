@@ -1,8 +1,7 @@
 /* Products of a few rows with a matrix of many, from cache, and the layouts that they read.
  *
- * Numbers come in groups of W: R rows lie in memory as (groups, R, W), so that what a product reads next is what lies
- * next. `spread`, whose sums lie along the vectors, holds BLOCK x W of them in registers; `gather`, which sums along
- * them, DOCUMENTS x PARTS vectors of partial sums, which are summed across only in the end.
+ * BLOCK rows of sums are held in registers, two vectors of each. Numbers come in groups of W, those two vectors: R rows lie
+ * in memory as (groups, R, W), so that what a product reads next is what lies next.
  */
 #ifndef ENERGYNETS_PRODUCTS_H
 #define ENERGYNETS_PRODUCTS_H
@@ -19,21 +18,9 @@ extern int omp_get_num_threads(void);
 
 #define W (2 * LANES) /* numbers of a group */
 #ifdef __AVX512F__
-#define BLOCK 12 /* rows whose sums are in registers at once */
-#define PARTS 6
+#define BLOCK 12
 #else
 #define BLOCK 6
-#define PARTS 3
-#endif
-#define DOCUMENTS 4
-
-/* In a register: or the compiler reads it again for each product. */
-#if defined(__AVX512F__)
-#define HOLD(x) __asm__("" : "+v"(x))
-#elif defined(__AVX__)
-#define HOLD(x) __asm__("" : "+x"(x))
-#else
-#define HOLD(x)
 #endif
 
 typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
@@ -55,30 +42,36 @@ static inline real across(vec x) {
     return x[0];
 }
 
-/* out[i][c] = kept out[i][c] + sum_j left[j][i] right[j][c], i < r, c < W; left has rows of BLOCK. */
-static inline __attribute__((always_inline)) void spread_rows(const int r, int64_t n, const real *left, const real *right,
-                                                              int64_t right_row, real *out, int64_t out_row, real kept) {
+#define INLINE static inline __attribute__((always_inline))
+
+/* out[i][c] = kept out[i][c] + sum_j left[i][j] right[j][c], i < r, c < vecs * LANES. */
+INLINE void spread_rows(const int r, const int vecs, int64_t n, const real *left, int64_t left_row, int64_t left_step,
+                        const real *right, int64_t right_row, real *out, int64_t out_row, real kept) {
     vec sum[BLOCK][2];
     UNROLL
-    for (int i = 0; i < r; i++) {
-        sum[i][0] = kept * *at(out + i * out_row);
-        sum[i][1] = kept * *at(out + i * out_row + LANES);
-    }
-    for (int64_t j = 0; j < n; j++, left += BLOCK, right += right_row) {
-        vec first = *at(right), second = *at(right + LANES);
+    for (int i = 0; i < r; i++)
         UNROLL
-        for (int i = 0; i < r; i++) sum[i][0] += left[i] * first, sum[i][1] += left[i] * second;
+        for (int v = 0; v < vecs; v++) sum[i][v] = kept * *at(out + i * out_row + v * LANES);
+    for (int64_t j = 0; j < n; j++, left += left_step, right += right_row) {
+        vec first = *at(right), second = vecs > 1 ? *at(right + LANES) : first;
+        UNROLL
+        for (int i = 0; i < r; i++) {
+            sum[i][0] += left[i * left_row] * first;
+            if (vecs > 1) sum[i][1] += left[i * left_row] * second;
+        }
     }
     UNROLL
-    for (int i = 0; i < r; i++) *at(out + i * out_row) = sum[i][0], *at(out + i * out_row + LANES) = sum[i][1];
+    for (int i = 0; i < r; i++)
+        UNROLL
+        for (int v = 0; v < vecs; v++) *at(out + i * out_row + v * LANES) = sum[i][v];
 }
 
-/* out (rows, W) = kept out + left^T right; left in blocks of BLOCK columns, (n, BLOCK) each. */
-static inline void spread_into(int64_t rows, int64_t n, const real *left, const real *right, int64_t right_row, real *out,
-                               int64_t out_row, real kept) {
+/* The same of any number of rows; from one BLOCK of them to the next it is `left_block`. */
+INLINE void spread_all(const int vecs, int64_t rows, int64_t n, const real *left, int64_t left_row, int64_t left_step,
+                       int64_t left_block, const real *right, int64_t right_row, real *out, int64_t out_row, real kept) {
 #define ROWS(r) \
-    case r: spread_rows(r, n, left, right, right_row, out, out_row, kept); break;
-    for (int64_t i = 0; i < rows; i += BLOCK, left += n * BLOCK, out += BLOCK * out_row) switch (least(rows - i, BLOCK)) {
+    case r: spread_rows(r, vecs, n, left, left_row, left_step, right, right_row, out, out_row, kept); break;
+    for (int64_t i = 0; i < rows; i += BLOCK, left += left_block, out += BLOCK * out_row) switch (least(rows - i, BLOCK)) {
             ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if BLOCK > 6
             ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
@@ -87,52 +80,39 @@ static inline void spread_into(int64_t rows, int64_t n, const real *left, const 
 #undef ROWS
 }
 
+/* out (rows, W) = kept out + left^T right; left in blocks of BLOCK columns, (n, BLOCK) each. */
+static inline void spread_into(int64_t rows, int64_t n, const real *left, const real *right, int64_t right_row, real *out,
+                               int64_t out_row, real kept) {
+    spread_all(2, rows, n, left, 1, BLOCK, n * BLOCK, right, right_row, out, out_row, kept);
+}
+
 static inline void spread(int64_t rows, int64_t n, const real *left, const real *right, real *out) {
     spread_into(rows, n, left, right, W, out, W, 1);
 }
 
-/* sums[i][q] += sum over a row of y[i] a[q], i < r, q < PARTS: a vector of partial sums each. */
-static inline __attribute__((always_inline)) void gather_rows(const int r, int64_t groups, const real *y, int64_t y_group,
-                                                              const real *a, int64_t a_group, vec *sums, int64_t width) {
-    vec sum[DOCUMENTS][PARTS];
-    UNROLL
-    for (int i = 0; i < r; i++)
-        UNROLL
-        for (int q = 0; q < PARTS; q++) sum[i][q] = sums[i * width + q];
-    for (int64_t g = 0; g < groups; g++, y += y_group, a += a_group)
-        UNROLL
-        for (int half = 0; half < 2; half++) {
-            vec row[PARTS];
-            UNROLL
-            for (int q = 0; q < PARTS; q++) row[q] = *at(a + q * W + half * LANES);
-            UNROLL
-            for (int i = 0; i < r; i++) {
-                vec here = *at(y + i * W + half * LANES);
-                HOLD(here);
-                UNROLL
-                for (int q = 0; q < PARTS; q++) sum[i][q] += here * row[q];
-            }
-        }
-    UNROLL
-    for (int i = 0; i < r; i++)
-        UNROLL
-        for (int q = 0; q < PARTS; q++) sums[i * width + q] = sum[i][q];
+/* out (rows, documents) = kept out + left right, documents along one vector or two; left as it lies, either way round. */
+static inline void spread_documents(int64_t vecs, int64_t rows, int64_t n, const real *left, int64_t left_row,
+                                    int64_t left_step, const real *right, real *out, real kept) {
+    if (vecs > 1) spread_all(2, rows, n, left, left_row, left_step, BLOCK * left_row, right, W, out, W, kept);
+    else spread_all(1, rows, n, left, left_row, left_step, BLOCK * left_row, right, LANES, out, LANES, kept);
 }
 
-/* sums (documents, width) += y a^T; y (groups, y_group / W, W), a likewise; width in whole PARTS. */
-static inline void gather(int64_t documents, int64_t width, int64_t groups, const real *y, int64_t y_group, const real *a,
-                   int64_t a_group, vec *sums) {
-    for (int64_t k = 0; k < width; k += PARTS)
-        for (int64_t i = 0; i < documents; i += DOCUMENTS) {
-            const real *from = y + i * W, *row = a + k * W;
-            vec *to = sums + i * width + k;
-            switch (least(documents - i, DOCUMENTS)) {
-            case 4: gather_rows(4, groups, from, y_group, row, a_group, to, width); break;
-            case 3: gather_rows(3, groups, from, y_group, row, a_group, to, width); break;
-            case 2: gather_rows(2, groups, from, y_group, row, a_group, to, width); break;
-            default: gather_rows(1, groups, from, y_group, row, a_group, to, width);
-            }
-        }
+/* Vectors that documents from b on take: those of a batch come W at a time, the last of them LANES if they are few. */
+static inline int64_t vectors_of(int64_t batch, int64_t b) { return batch - b > LANES ? 2 : 1; }
+
+/* `columns` numbers of documents, `stride` apart, to (columns, lanes), zeros beyond the last document. */
+static inline void by_documents(int64_t documents, int64_t columns, const real *from, int64_t stride, real *to,
+                                int64_t lanes) {
+    if (documents < lanes) memset(to, 0, (size_t)(columns * lanes) * sizeof(real));
+    documents = least(documents, lanes);
+    for (int64_t j = 0; j < columns; j++, from++, to += lanes)
+        for (int64_t i = 0; i < documents; i++) to[i] = from[i * stride];
+}
+
+/* All documents of a batch so, a group after the other. */
+static inline void all_by_documents(int64_t batch, int64_t columns, const real *from, real *to) {
+    for (int64_t b = 0; b < batch; b += W)
+        by_documents(batch - b, columns, from + b * columns, columns, to + b * columns, vectors_of(batch, b) * LANES);
 }
 
 /* (rows, columns), rows `stride` apart, to blocks of BLOCK rows, (columns, BLOCK) each, zeros beyond. */

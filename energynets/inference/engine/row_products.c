@@ -1,17 +1,19 @@
-/* What U, a matrix with a row for each of many labels, has to do with a few documents after its product with f: U is read
- * once, at the speed of memory. dphi (B, L), U (L, F), F in whole groups.
+/* Products of a few documents with U, a matrix with a row for each of many labels, which is read once, at the speed of
+ * memory. f, g (B, F), phi, dphi (B, L), U (L, F), F in whole groups.
  *
- *     slopes   df += dphi U        descent   U <- kept U + dphi^T g,  g (B, F)
+ *     logits   phi = f U^T + u0      slopes   df += dphi U      descent   U <- kept U + dphi^T g
  */
 #include "products.h"
 
-#define MANY 64 /* tiles, after which their sum is added to the total: rounding grows with the length of a sum */
+#define SUMMED 64 /* tiles, after which their sum is added to the total: rounding grows with the length of a sum */
+#define MANY 48   /* labels whose rows are in a core's second-level cache */
+#define SOME (int64_t)(8192 / sizeof(real) / LANES) /* features: of W documents, in its first-level cache */
 #define TILE 16 /* labels: as many lines, a row apart, are in a core's first-level cache for sure */
 
 typedef struct {
-    int64_t batch, labels, features, threads, slopes_row; /* numbers from one document's dphi to the next's */
-    const real *slopes, *given;                           /* dphi; g */
-    real *weight, *sums;                                  /* U; df (B, F) */
+    int64_t batch, labels, features, threads, slopes_row; /* numbers from one document's dphi or phi to the next's */
+    const real *slopes, *given, *bias;                    /* dphi; f or g; u0 or NULL */
+    real *weight, *sums, *logits;                         /* U; df (B, F); phi */
     double kept;
 } RowProduct;
 
@@ -30,6 +32,26 @@ static inline void fetch(const real *from, int64_t count, int64_t part, int64_t 
     for (int64_t i = first; i < end; i++) __builtin_prefetch(from + i * line, 0, 2);
 }
 
+/* Documents lie along the vectors. */
+static void logits_of(const RowProduct *p, int64_t first, int64_t end, const real *transposed, real *found) {
+    for (int64_t l = first; l < end; l += MANY) {
+        int64_t count = least(MANY, end - l), soon = least(MANY, end - l - count) * p->features;
+        const real *rows = p->weight + l * p->features, *next = rows + count * p->features;
+        for (int64_t b = 0; b < p->batch; b += W) {
+            int64_t vecs = vectors_of(p->batch, b), lanes = vecs * LANES;
+            memset(found, 0, (size_t)(count * lanes) * sizeof(real));
+            for (int64_t j = 0; j < p->features; j += SOME) {
+                if (!b) fetch(next, soon, j / SOME, (p->features + SOME - 1) / SOME);
+                spread_documents(vecs, count, least(SOME, p->features - j), rows + j, p->features, 1,
+                                 transposed + b * p->features + j * lanes, found, 1);
+            }
+            for (int64_t i = 0; i < least(lanes, p->batch - b); i++)
+                for (int64_t c = 0; c < count; c++)
+                    p->logits[(b + i) * p->slopes_row + l + c] = found[c * lanes + i] + (p->bias ? p->bias[l + c] : 0);
+        }
+    }
+}
+
 static void slopes_of(const RowProduct *p, int64_t first, int64_t end, real *left, real *sums,
                       real *total) {
     for (int64_t l = first; l < end; l += TILE) {
@@ -40,7 +62,7 @@ static void slopes_of(const RowProduct *p, int64_t first, int64_t end, real *lef
             fetch(next, soon, c / W, p->features / W);
             spread_into(p->batch, count, left, rows + c, p->features, sums + c * p->batch, W, 1);
         }
-        if ((l - first) / TILE % MANY == MANY - 1 || l + TILE >= end)
+        if ((l - first) / TILE % SUMMED == SUMMED - 1 || l + TILE >= end)
             for (int64_t i = 0; i < p->batch * p->features; i += LANES) *at(total + i) += *at(sums + i), *at(sums + i) = fill(0);
     }
 }
@@ -65,7 +87,28 @@ static void descent_of(const RowProduct *p, int64_t first, int64_t end, const re
     }
 }
 
-/* 0, or 1 where there is no memory. */
+/* Each of these: 0, or 1 where there is no memory. */
+int row_logits(const RowProduct *p) {
+    int64_t size = whole(p->batch, W) * p->features;
+    real *transposed = numbers(size + p->threads * MANY * W);
+    if (!transposed) return 1;
+    all_by_documents(p->batch, p->features, p->given, transposed);
+#ifdef _OPENMP
+#pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
+#endif
+    {
+        int64_t first, end;
+        real *found = transposed + size;
+#ifdef _OPENMP
+        found += omp_get_thread_num() * MANY * W;
+#endif
+        share(p, &first, &end);
+        logits_of(p, first, end, transposed, found);
+    }
+    free(transposed);
+    return 0;
+}
+
 int row_slopes(const RowProduct *p) {
     int64_t used = 1, left = TILE * whole(p->batch, BLOCK), count = p->batch * p->features, size = left + 2 * count;
     real *memory = numbers(p->threads * size);
@@ -88,7 +131,7 @@ int row_slopes(const RowProduct *p) {
     return 0;
 }
 
-/* 0, or 1 where there is no memory; nothing has changed then. g by groups is (F / W, B, W). */
+/* Where there is no memory nothing has changed. g by groups is (F / W, B, W). */
 int row_descent(const RowProduct *p) {
     int64_t left = whole(p->batch * BLOCK, 64 / (int64_t)sizeof(real));
     real *g = numbers(p->batch * p->features + p->threads * left);

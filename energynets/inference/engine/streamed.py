@@ -39,13 +39,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from energynets.inference.engine import row_products
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.label_kernels import aligned
 from energynets.inference.engine.label_passes import LabelPasses, Packed
 from energynets.inference.engine.once import once
 from energynets.inference.engine.pages import new_empty
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
-from energynets.inference.engine.row_products import slopes_product
 from energynets.parallel import WHOLE, LabelShard
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Inputs(NamedTuple):
         """phi and A of all labels at hand; a phi that is there already is taken."""
         unary = self.unary
         if unary is None and not self.features.is_cuda:
-            unary = unary_logits(self.features, self.weight, self.bias)
+            unary = row_products.logits(self.features, self.weight, self.bias)
         elif unary is None:
             unary = aligned(len(self.features), len(self.weight), self.features)
             bias = self.features.new_zeros(()) if self.bias is None else self.bias
@@ -120,13 +120,6 @@ def cut(targets: SparseBatch, chunk: int, like: Tensor) -> list[Part]:
     ]
 
 
-def unary_logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """f U^T + u0 (B, L)."""
-    if bias is None:
-        return mm(features, weight.T)
-    return addmm(bias, features, weight.T, out=features.new_empty(len(features), len(weight)))
-
-
 def in_chunks(inputs: Inputs, size: int, precision: Precision = "float32") -> Iterator[Chunk]:
     """All labels, `size` at a time."""
     for start in range(0, len(inputs.weight), size):
@@ -135,7 +128,7 @@ def in_chunks(inputs: Inputs, size: int, precision: Precision = "float32") -> It
             phi = inputs.unary[:, labels].clone(memory_format=torch.contiguous_format)
         else:
             bias = None if inputs.bias is None else inputs.bias[labels]
-            phi = unary_logits(inputs.features, inputs.weight[labels], bias)
+            phi = row_products.logits(inputs.features, inputs.weight[labels], bias)
         rows = rounded(inputs.rows[:, labels], precision)
         # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
         yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
@@ -189,7 +182,7 @@ class StreamPlan:
         for start in range(0, len(inputs.weight), self.chunk):
             labels = slice(start, start + self.chunk)
             bias = None if inputs.bias is None else inputs.bias[labels]
-            phi = unary_logits(inputs.features, inputs.weight[labels], bias)
+            phi = row_products.logits(inputs.features, inputs.weight[labels], bias)
             yield labels, self.passes.pack(phi, inputs.rows[:, labels])
 
     @property
@@ -353,7 +346,7 @@ class LabelBars(NamedTuple):
     def add(self, labels: slice, dphi: Tensor, inputs: Inputs) -> None:
         """df, dU and du0 of a chunk, from its dphi (B, C)."""
         if self.features is not None:
-            slopes_product(dphi, inputs.weight[labels], self.features)
+            row_products.add_slopes(self.features, dphi, inputs.weight[labels])
         if self.slopes is not None:
             self.slopes[:, labels] = dphi
         if self.weight is not None:
