@@ -31,7 +31,9 @@ typedef struct {
 static Work cut(const LabelPass *p, int64_t most_groups, int64_t most_documents) {
     Work w = {0};
     int64_t width = p->measurements, groups = TILE_BYTES / (width * W * (int64_t)sizeof(real));
-    w.groups = groups < 1 ? 1 : least(groups, most_groups);
+    int64_t each = (p->labels + p->threads * W - 1) / (p->threads * W); /* of a thread: none is to be idle */
+    groups = least(least(groups, most_groups), each);
+    w.groups = groups < 1 ? 1 : groups;
     w.group = (width + (width % 2 == 0)) * W; /* an odd number of lines, so that groups fall into different sets */
     w.documents = least(p->batch, whole(most_documents, BLOCK)); /* a block ends where one of BLOCK does */
     return w;

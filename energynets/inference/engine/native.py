@@ -28,7 +28,7 @@ class _Unavailable(Exception):
 
 @functools.cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | str:
-    """The compiled code for numbers of this kind, from the cache folder or made now (about two seconds).
+    """The compiled code for numbers of this kind, from the cache folder or made now (a few seconds).
 
     The cache is $XDG_CACHE_HOME/energynets, else ~/.cache/energynets; its entries are named after the source, the
     compiler and the processor, so that a home shared by several machines is safe. ENERGYNETS_NATIVE=0 does without.
