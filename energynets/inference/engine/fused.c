@@ -10,15 +10,7 @@
  * for itself; these are summed in the order of the threads, so that two runs give the same bits. Rows are padded with
  * zeros to whole vectors: K by layer, L at the end.
  */
-#include <stdlib.h>
-#include <string.h>
-
 #include "vector.h"
-
-#ifdef _OPENMP
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
-#endif
 
 #ifdef __AVX512F__
 #define TILE 2 /* vectors a row held in registers: R x TILE of them */
@@ -134,13 +126,6 @@ static Layout measure_layout(const Problem *p) {
 }
 
 static int64_t num_measured(const Problem *p) { return p->passthrough ? p->layers : 1; }
-
-static void *allocate(int64_t numbers) { /* zeros, on a vector's boundary */
-    void *memory = NULL;
-    if (posix_memalign(&memory, VECTOR_BYTES, (size_t)(numbers > 0 ? numbers : 1) * sizeof(real))) return NULL;
-    memset(memory, 0, (size_t)(numbers > 0 ? numbers : 1) * sizeof(real));
-    return memory;
-}
 
 static int pack(const Problem *p, Layout *l) {
     int64_t size = 2 * l->measured * l->labels + l->padded[p->layers - 1], at_ = 0;

@@ -47,16 +47,6 @@ static void fetch(const LabelPass *p, int64_t first, int64_t count, int64_t part
         for (int64_t c = 0; c < count; c += line) __builtin_prefetch(p->rows + i * p->rows_row + first + c, 0, 2);
 }
 
-/* The labels of a thread: whole tiles. */
-static void share_of(const LabelPass *p, const Work *w, int64_t *first, int64_t *end) {
-    int64_t thread = 0, threads = 1, tile = w->groups * W, tiles = (p->labels + tile - 1) / tile;
-#ifdef _OPENMP
-    thread = omp_get_thread_num(), threads = omp_get_num_threads();
-#endif
-    *first = least(tiles * thread / threads * tile, p->labels);
-    *end = least(tiles * (thread + 1) / threads * tile, p->labels);
-}
-
 /* -------------------------------------------------------------------------------------------------------- sums */
 
 /* y of documents b .. of a tile in z's place, or dz; (labels, lanes). */
@@ -223,7 +213,7 @@ static int run(const LabelPass *p, int gradients, const Work *plan, const real *
 #endif
         memset((real *)memory + thread * size, 0, (size_t)size * sizeof(real));
         work_in(p, gradients, (real *)memory + thread * size, extra + thread * doubles, &mine);
-        share_of(p, &mine, &first, &end);
+        share_of(p->labels, mine.groups * W, &first, &end);
         for (int64_t tile = mine.groups * W, next; first < end; first += tile) {
             next = least(tile, end - least(end, first + tile));
             if (gradients) tile_of_gradients(p, &mine, n, bars, after, first, least(tile, end - first), next);
@@ -243,7 +233,7 @@ static int run(const LabelPass *p, int gradients, const Work *plan, const real *
 int label_sums(const LabelPass *p) {
     int64_t size = whole(p->batch, W) * p->measurements;
     Work plan = cut(p, 16, 1);
-    real *packed = numbers(2 * size), *n = p->n ? packed : NULL, *bars = p->bars ? packed + size : NULL;
+    real *packed = allocate(2 * size), *n = p->n ? packed : NULL, *bars = p->bars ? packed + size : NULL;
     if (!packed) return 1;
     if (n) all_by_documents(p->batch, p->measurements, p->n, n);
     if (bars) all_by_documents(p->batch, p->measurements, p->bars, bars);
@@ -259,7 +249,7 @@ int label_gradients(const LabelPass *p) {
     int64_t k = p->measurements, steps = p->steps, size = whole(p->batch, BLOCK) * k;
     int64_t most = (16 << 10) / ((2 * steps + 1) * W * (int64_t)sizeof(real)) / BLOCK * BLOCK;
     Work plan = cut(p, 4, most > 0 ? most : 1);
-    real *packed = numbers(2 * steps * size + 2 * steps * p->batch * whole(k, BLOCK));
+    real *packed = allocate(2 * steps * size + 2 * steps * p->batch * whole(k, BLOCK));
     real *n = packed, *bars = packed + steps * size, *after = bars + steps * size;
     if (!packed) return 1;
     for (int64_t t = 0; t < steps; t++) {

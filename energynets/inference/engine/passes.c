@@ -1,14 +1,5 @@
 /* The passes over (B, L) between two products, as elementwise.py has them; numbers lie one after another. */
-#include <string.h>
-
 #include "vector.h"
-
-#ifdef _OPENMP
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
-#endif
-
-typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
 typedef struct {
     int64_t count, threads, terms, bars; /* terms: those of z; bars: those of the gradient */

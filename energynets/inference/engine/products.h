@@ -6,15 +6,7 @@
 #ifndef ENERGYNETS_PRODUCTS_H
 #define ENERGYNETS_PRODUCTS_H
 
-#include <stdlib.h>
-#include <string.h>
-
 #include "vector.h"
-
-#ifdef _OPENMP
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
-#endif
 
 #define W (2 * LANES) /* numbers of a group */
 #ifdef __AVX512F__
@@ -23,16 +15,17 @@ extern int omp_get_num_threads(void);
 #define BLOCK 6
 #endif
 
-typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
-
 static inline int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static inline void *numbers(int64_t count) { /* zeros, on a cache line's boundary */
-    void *memory = NULL;
-    size_t bytes = (size_t)(count > 0 ? count : 1) * sizeof(real);
-    if (posix_memalign(&memory, 64, bytes)) return NULL;
-    return memset(memory, 0, bytes);
+/* The labels of a thread: whole tiles. */
+static inline void share_of(int64_t labels, int64_t tile, int64_t *first, int64_t *end) {
+    int64_t thread = 0, threads = 1, tiles = (labels + tile - 1) / tile;
+#ifdef _OPENMP
+    thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#endif
+    *first = least(tiles * thread / threads * tile, labels);
+    *end = least(tiles * (thread + 1) / threads * tile, labels);
 }
 
 static inline real across(vec x) {

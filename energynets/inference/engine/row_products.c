@@ -17,16 +17,7 @@ typedef struct {
     double kept;
 } RowProduct;
 
-static void share(const RowProduct *p, int64_t *first, int64_t *end) { /* labels of a thread */
-    int64_t thread = 0, threads = 1, tiles = (p->labels + TILE - 1) / TILE;
-#ifdef _OPENMP
-    thread = omp_get_thread_num(), threads = omp_get_num_threads();
-#endif
-    *first = least(tiles * thread / threads * TILE, p->labels);
-    *end = least(tiles * (thread + 1) / threads * TILE, p->labels);
-}
-
-/* Line `part` of `parts` equal parts of what is wanted soon, while something is computed. */
+/* Part `part` of `parts` equal parts of what is wanted soon, while something is computed. */
 static inline void fetch(const real *from, int64_t count, int64_t part, int64_t parts) {
     int64_t line = 64 / (int64_t)sizeof(real), first = count / line * part / parts, end = count / line * (part + 1) / parts;
     for (int64_t i = first; i < end; i++) __builtin_prefetch(from + i * line, 0, 2);
@@ -90,7 +81,7 @@ static void descent_of(const RowProduct *p, int64_t first, int64_t end, const re
 /* Each of these: 0, or 1 where there is no memory. */
 int row_logits(const RowProduct *p) {
     int64_t size = whole(p->batch, W) * p->features;
-    real *transposed = numbers(size + p->threads * MANY * W);
+    real *transposed = allocate(size + p->threads * MANY * W);
     if (!transposed) return 1;
     all_by_documents(p->batch, p->features, p->given, transposed);
 #ifdef _OPENMP
@@ -102,7 +93,7 @@ int row_logits(const RowProduct *p) {
 #ifdef _OPENMP
         found += omp_get_thread_num() * MANY * W;
 #endif
-        share(p, &first, &end);
+        share_of(p->labels, TILE, &first, &end);
         logits_of(p, first, end, transposed, found);
     }
     free(transposed);
@@ -111,7 +102,7 @@ int row_logits(const RowProduct *p) {
 
 int row_slopes(const RowProduct *p) {
     int64_t used = 1, left = TILE * whole(p->batch, BLOCK), count = p->batch * p->features, size = left + 2 * count;
-    real *memory = numbers(p->threads * size);
+    real *memory = allocate(p->threads * size);
     if (!memory) return 1;
 #ifdef _OPENMP
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
@@ -123,7 +114,7 @@ int row_slopes(const RowProduct *p) {
         mine += omp_get_thread_num() * size;
         if (mine == memory) used = omp_get_num_threads();
 #endif
-        share(p, &first, &end);
+        share_of(p->labels, TILE, &first, &end);
         slopes_of(p, first, end, mine, mine + left, mine + left + count);
     }
     for (int64_t thread = 0; thread < used; thread++) add_up(p, memory + thread * size + left + count);
@@ -134,7 +125,7 @@ int row_slopes(const RowProduct *p) {
 /* Where there is no memory nothing has changed. g by groups is (F / W, B, W). */
 int row_descent(const RowProduct *p) {
     int64_t left = whole(p->batch * BLOCK, 64 / (int64_t)sizeof(real));
-    real *g = numbers(p->batch * p->features + p->threads * left);
+    real *g = allocate(p->batch * p->features + p->threads * left);
     if (!g) return 1;
     by_groups(p->batch, p->features, p->given, p->features, g, p->batch * W);
 #ifdef _OPENMP
@@ -146,7 +137,7 @@ int row_descent(const RowProduct *p) {
 #ifdef _OPENMP
         mine += omp_get_thread_num() * left;
 #endif
-        share(p, &first, &end);
+        share_of(p->labels, TILE, &first, &end);
         descent_of(p, first, end, g, mine);
     }
     free(g);

@@ -49,7 +49,7 @@ def logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def add_slopes(out: Tensor, slopes: Tensor, weight: Tensor) -> None:
     """df (B, F) += dphi (B, L) U (L, F)."""
-    if _takes(weight, out) and slopes.stride(1) == 1 and slopes.dtype == weight.dtype:
+    if _takes(weight, out, slopes):
         _run("row_slopes", weight, slopes, slopes=slopes, sums=out)
     else:
         out.addmm_(slopes, weight)
@@ -57,14 +57,14 @@ def add_slopes(out: Tensor, slopes: Tensor, weight: Tensor) -> None:
 
 def descend(weight: Tensor, slopes: Tensor, features: Tensor, kept: float, step: float) -> None:
     """U (L, F) <- kept U + step dphi^T f, of dphi (B, L) and f (B, F)."""
-    if _takes(weight, features) and slopes.stride(1) == 1 and slopes.dtype == weight.dtype:
+    if _takes(weight, features, slopes):
         _run("row_descent", weight, slopes, kept=kept, slopes=slopes, given=features * step)
     else:
         weight.addmm_(slopes.T, features, beta=kept, alpha=step)
 
 
-def _takes(weight: Tensor, other: Tensor) -> bool:
-    """U, and f or df."""
+def _takes(weight: Tensor, other: Tensor, slopes: Tensor | None = None) -> bool:
+    """U, f or df, and dphi."""
     return (
         weight.nbytes >= _FROM
         and 0 < len(other) <= _LARGEST_BATCH
@@ -76,6 +76,7 @@ def _takes(weight: Tensor, other: Tensor) -> bool:
         and weight.is_contiguous()
         and other.is_contiguous()
         and weight.data_ptr() % 64 == 0
+        and (slopes is None or (slopes.stride(1) == 1 and slopes.dtype == weight.dtype))
         and not torch.is_autocast_enabled("cpu")
         and not isinstance(library(weight.dtype), str)
     )

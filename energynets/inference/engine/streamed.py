@@ -78,11 +78,15 @@ class Inputs(NamedTuple):
     unary: Tensor | None = None
     packed: Packed | None = None
 
+    def logits(self, labels: slice) -> Tensor:
+        """phi (B, C) of a chunk."""
+        return row_products.logits(self.features, self.weight[labels], None if self.bias is None else self.bias[labels])
+
     def with_unary(self, passes: LabelPasses | None) -> Inputs:
         """phi and A of all labels at hand; a phi that is there already is taken."""
         unary = self.unary
         if unary is None and not self.features.is_cuda:
-            unary = row_products.logits(self.features, self.weight, self.bias)
+            unary = self.logits(slice(None))
         elif unary is None:
             unary = aligned(len(self.features), len(self.weight), self.features)
             bias = self.features.new_zeros(()) if self.bias is None else self.bias
@@ -127,8 +131,7 @@ def in_chunks(inputs: Inputs, size: int, precision: Precision = "float32") -> It
         if inputs.unary is not None:
             phi = inputs.unary[:, labels].clone(memory_format=torch.contiguous_format)
         else:
-            bias = None if inputs.bias is None else inputs.bias[labels]
-            phi = row_products.logits(inputs.features, inputs.weight[labels], bias)
+            phi = inputs.logits(labels)
         rows = rounded(inputs.rows[:, labels], precision)
         # oneDNN's y A^T takes a thousand times as long where the columns of A are not by themselves in memory.
         yield Chunk(labels, phi, rows if rows.is_cuda else rows.contiguous())
@@ -181,9 +184,7 @@ class StreamPlan:
             return
         for start in range(0, len(inputs.weight), self.chunk):
             labels = slice(start, start + self.chunk)
-            bias = None if inputs.bias is None else inputs.bias[labels]
-            phi = row_products.logits(inputs.features, inputs.weight[labels], bias)
-            yield labels, self.passes.pack(phi, inputs.rows[:, labels])
+            yield labels, self.passes.pack(inputs.logits(labels), inputs.rows[:, labels])
 
     @property
     def steps(self) -> int:

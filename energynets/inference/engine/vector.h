@@ -1,8 +1,15 @@
-/* Whole vectors of numbers, and the elementary functions on them: the vector extensions of GCC and Clang. */
+/* Whole vectors of numbers, and the elementary functions on them: the vector extensions of GCC and Clang. Memory for them. */
 #ifndef ENERGYNETS_VECTOR_H
 #define ENERGYNETS_VECTOR_H
 
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+#endif
 
 #ifdef __AVX512F__
 #define VECTOR_BYTES 64
@@ -36,11 +43,19 @@ typedef int32_t word;
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(VECTOR_BYTES)));
+typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias)); /* anywhere in memory */
 typedef word words __attribute__((vector_size(VECTOR_BYTES)));
 
 static inline vec *at(const real *x) { return (vec *)x; }
 static inline vec fill(real x) { return x - (vec){0}; }
 static inline vec choose(words where, vec x, vec y) { return (vec)((where & (words)x) | (~where & (words)y)); }
+
+static inline void *allocate(int64_t numbers) { /* zeros, on a cache line's boundary */
+    void *memory = NULL;
+    size_t bytes = (size_t)(numbers > 0 ? numbers : 1) * sizeof(real);
+    if (posix_memalign(&memory, 64, bytes)) return NULL;
+    return memset(memory, 0, bytes);
+}
 
 static const double FACTORIAL[] = {1,     1,      2,       6,        24,        120,        720,
                                    5040., 40320., 362880., 3628800., 39916800., 479001600., 6227020800.};
