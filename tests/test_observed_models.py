@@ -103,7 +103,9 @@ def test_known_labels_are_two_more_columns_of_a_table_each(hidden: tuple[int, ..
     torch.nn.init.normal_(features.known_false)
     found = features(inputs, *observed)
     true = observed.mask * observed.values
-    columns = torch.cat([inputs.dense(), true, observed.mask.double() - true], 1)
+    false = observed.mask.double() - true
+    false = (false - false.mean(1, keepdim=True)) / L**0.5
+    columns = torch.cat([inputs.dense(), true, false], 1)
     if not hidden:
         identity = torch.eye(D, dtype=torch.float64)
         torch.testing.assert_close(found, columns @ torch.cat([identity, features.known_true, features.known_false]))

@@ -12,11 +12,13 @@ from energynets.features.network import FeatureNetwork, InputKind
 class Observing(FeatureNetwork):
     """Two more inputs a label, known to be true and known to be false, added to a hidden layer of another network.
 
-        f = network(x, t P + (m - t) Q),   t = m y
+        f = network(x, t P + (g - mean g) Q / sqrt(L)),   t = m y,  g = m - t
 
     The sum joins the network's layer before its activation, as so many more columns of its input would: for a bag of
     words the first hidden layer, for the convolutional networks their last; networks without such a layer have it
     added to f. Without known labels it is 0, and P and Q start at 0, so that the network starts as if it were alone.
+    Where labels are many, thousands are known to be false at a time: every document pulls their rows of Q the same
+    way, and the sum drowns x. Less their mean and over sqrt(L) they weigh about as much as one that is known to be true.
 
     Args:
         network: x -> (B, F).
@@ -56,7 +58,9 @@ class Observing(FeatureNetwork):
         if known is None or mask is None:
             return self.network(inputs)
         true = torch.where(mask, known, 0).to(self.known_true.dtype)
-        term = true @ self.known_true + (mask.to(true.dtype) - true) @ self.known_false
+        false = mask.to(true.dtype) - true
+        false = (false - false.mean(1, keepdim=True)) * false.shape[1] ** -0.5
+        term = true @ self.known_true + false @ self.known_false
         if getattr(self.network, "known_width", None) is None:
             return self.network(inputs) + term
         return self.network(inputs, term)
