@@ -9,6 +9,7 @@ with zeros, labels dense. An epoch's smaller last batch, and each stage's first,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +184,9 @@ class CudaCapture:
         stream.wait_stream(torch.cuda.current_stream())
         torch.cuda.synchronize()
         try:
-            torch.cuda.set_sync_debug_mode("error")
+            with warnings.catch_warnings():  # that the mode does not see every synchronisation
+                warnings.simplefilter("ignore", UserWarning)
+                torch.cuda.set_sync_debug_mode("error")
             with torch.cuda.stream(stream):
                 function()
         finally:
