@@ -18,7 +18,7 @@ class Observing(FeatureNetwork):
     words the first hidden layer, for the convolutional networks their last; networks without such a layer have it
     added to f. Without known labels it is 0, and P and Q start at 0, so that the network starts as if it were alone.
     Where labels are many, thousands are known to be false at a time: every document pulls their rows of Q the same
-    way, and the sum drowns x. Less their mean and over sqrt(L) they weigh about as much as one that is known to be true.
+    way, and the sum drowns x. Less their mean and over sqrt(L) they weigh about as much as one known to be true.
 
     Args:
         network: x -> (B, F).
