@@ -11,7 +11,7 @@ demo: $(VENV)/.installed-all
 	$(BIN)/energynets compare
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow
