@@ -44,6 +44,7 @@ def test_make_target_is_there(target: str) -> None:
     subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.timeout(900)  # all of them, trainings included, beside other tests
 def test_commands_run_in_their_order(tmp_path: Path) -> None:
     """As a reader would: one after another, in one folder that holds the configurations."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
