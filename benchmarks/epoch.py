@@ -94,9 +94,9 @@ class Epoch:
         targets = sparse_batch(csr_array(self.labels[rows]))
         at = torch.from_numpy(rows).to(self.features.device)
         batch = Batch(CachedFeatures(self.features[at]), targets.to(self.features.device), torch.arange(len(rows)))
-        loss = self.update.gradients(batch)
-        self.update.apply()
-        return float(loss[0])
+        loss, _ = self.update.gradients(batch).tolist()
+        self.update.apply()  # as in the trainer, beside which the next batch is drawn
+        return loss
 
     def run(self, first: int, last: int) -> dict[str, Any]:
         """Steps first .. last - 1, timed together; what stands in memory at most."""
@@ -107,8 +107,10 @@ class Epoch:
         began = time.perf_counter()
         for number in range(first, last):
             here = time.perf_counter()
-            losses.append(self.step(number))  # waits for the device
+            losses.append(self.step(number))  # waits for the gradients
             times.append(1e3 * (time.perf_counter() - here))
+        if self.cuda:
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         documents = sum(len(rows) for rows in self.batches[first:last])
         peak = torch.cuda.max_memory_allocated() if self.cuda else _resident("VmHWM")

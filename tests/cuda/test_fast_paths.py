@@ -11,7 +11,7 @@ from energynets import ICNN, SPEN, BagOfWords, EnergyNetwork, MirrorDescent
 from energynets.config import Optimizer
 from energynets.data.batches import Batch, CachedFeatures, sparse_batch
 from energynets.inference import compiled_engine
-from energynets.inference.engine import elementwise, label_kernels, measurements, products
+from energynets.inference.engine import elementwise, label_hopper, label_kernels, measurements, products
 from energynets.objectives import EndToEnd
 from energynets.training.graph import GraphedUpdate
 from energynets.training.optimizers import build_optimizer, set_learning_rate
@@ -104,8 +104,10 @@ def test_replays_draw_dropout_anew():
     assert len({round(loss, 6) for loss, _ in numbers}) == len(numbers)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize(("name", "size"), [("spen", 150), ("dropout", 3), ("icnn", 3)])
-def test_passes_by_kernel_equal_passes_in_chunks(name, size):
+def test_passes_by_kernel_equal_passes_in_chunks(name, size, learned, steps, monkeypatch):
     pytest.importorskip("triton")
     torch.manual_seed(0)
     energy = {
@@ -113,8 +115,14 @@ def test_passes_by_kernel_equal_passes_in_chunks(name, size):
         "dropout": lambda: SPEN(16, 5000, num_measurements=8, dropout=0.5),
         "icnn": lambda: ICNN(16, 5000, hidden=(10, 6)),
     }[name]()
-    solver = MirrorDescent(3, step_size=0.8, learn_step_sizes=True, precision="bf16")
+    # From 0, z_t's share of phi depends on the step sizes, and their gradient is a sum that only one kernel makes.
+    start = "uniform" if learned else "unary"
+    solver = MirrorDescent(steps, step_size=0.8, learn_step_sizes=learned, initial=start, precision="bf16")
     network = BagOfWords(16, hidden=(), input_dropout=0)
+    made = []
+    for function in ("sums", "gradients"):
+        original = getattr(label_hopper, function)
+        monkeypatch.setattr(label_hopper, function, lambda *a, f=original, **k: made.append(f.__name__) or f(*a, **k))
     model = EnergyNetwork(network, energy, solver, label_chunk=1024, keep_unary=True).cuda()
     features = torch.randn(size, 16, device="cuda", requires_grad=True)
     if not label_kernels.take(features, energy.measure):
@@ -129,6 +137,10 @@ def test_passes_by_kernel_equal_passes_in_chunks(name, size):
         return [loss, *torch.autograd.grad(loss, wanted)]
 
     found, again = step(), step()
+    if name == "spen" and label_hopper.gluon is not None and torch.cuda.get_device_capability()[0] == 9:
+        assert made == 2 * (["sums"] * (2 * steps) + ([] if learned else ["gradients"]))
+    else:
+        assert not made
     assert all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
     with products.plain_operations():
         expected = step()

@@ -9,7 +9,8 @@ for both products, and of the (B, L) numbers between them only phi is ever in me
     gradients   dA  = sum_t n_t^T dz_t + dm_t^T y_t    dphi = sum_t c_t dz_t,  of all steps of a tile at once
 
 Sums over labels are made by several programs, each of its own labels, and added up in a fixed order: two runs give the
-same bits. Targets are few and corrected for afterwards, so that no kernel needs to look for them.
+same bits. Targets are few and corrected for afterwards, so that no kernel needs to look for them. On a Hopper GPU, for
+batches that fill its tiles, `label_hopper` makes the same passes in about 0.6 of the time.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from energynets.inference.engine import label_hopper
 from energynets.inference.engine.label_passes import Packed
 from energynets.inference.engine.products import may_fuse
+from energynets.inference.engine.row_products import aligned
 
 try:
     import triton
@@ -61,12 +64,15 @@ def take(features: Tensor, rows: Tensor) -> bool:
 def pack(phi: Tensor, rows: Tensor) -> Packed:
     """Of phi (B, L) in float32, `aligned`, and A in bf16 with the numbers of a label side by side."""
     dtype = torch.float32 if _INTERPRETED else torch.bfloat16  # which the interpreter has not
-    return Packed(phi, torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device).copy_(rows.T).T)
-
-
-def aligned(batch: int, labels: int, like: Tensor) -> Tensor:
-    """New (B, L), its rows a multiple of 16 numbers apart, as the widest loads and stores want them."""
-    return like.new_empty(batch, -(-labels // 16) * 16)[:, :labels]
+    packed = torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device)
+    if rows.stride(1) != 1:
+        return Packed(phi, packed.copy_(rows.T).T)
+    width, labels = rows.shape
+    with torch.cuda.device_of(rows):
+        _pack_kernel[(triton.cdiv(labels, 64),)](
+            *(rows, packed, labels, width, rows.stride(0)), block_l=64, block_k=_width(width)
+        )
+    return Packed(phi, packed.T)
 
 
 def measure(given: Packed, factor: float, n: Tensor | None) -> Tensor:
@@ -99,8 +105,11 @@ def gradients(
     batch, labels = phi.shape
     steps, width, tiles = len(n), len(rows), _tiles(batch, gradient=True)
     n, bars = (x.to(rows.dtype).contiguous() for x in (n, bars))
-    dphi = aligned(batch, labels, phi)
     out = phi.new_empty(rows.shape) if out is None else out
+    if not wants_shares and label_hopper.take(phi, rows.T):
+        with torch.cuda.device_of(phi):
+            return label_hopper.gradients(phi, rows.T, factors, n, bars, scale, out), None
+    dphi = aligned(batch, labels, phi)
     programs = triton.cdiv(labels, tiles.labels)
     shares = phi.new_empty(programs, triton.next_power_of_2(steps + 1))
     with torch.cuda.device_of(phi):
@@ -124,6 +133,10 @@ def _sums(given: Packed, factor: float, n: Tensor | None, bars: Tensor | None, *
     batch, labels = phi.shape
     width, tiles = len(rows), _tiles(batch, bars=bars is not None)
     n, bars = (None if x is None else x.to(rows.dtype).contiguous() for x in (n, bars))
+    if label_hopper.take(phi, rows.T):
+        with torch.cuda.device_of(phi):
+            sums, losses = label_hopper.sums(phi, rows.T, factor, n, bars, loss=loss)
+        return sums.sum(0), sums if losses is None else losses.double().sum(0)
     down = triton.cdiv(batch, tiles.documents)
     across = max(1, min(_processors(phi.device) // down, triton.cdiv(labels, tiles.labels)))
     each = triton.cdiv(triton.cdiv(labels, across), tiles.labels) * tiles.labels
@@ -167,6 +180,17 @@ def _on_chip(device: torch.device) -> int:
 
 
 if triton is not None:
+
+    @triton.jit
+    def _pack_kernel(  # type: ignore[no-untyped-def]
+        rows, packed, labels, width, rows_stride, block_l: tl.constexpr, block_k: tl.constexpr
+    ):
+        at = tl.program_id(0) * block_l + tl.arange(0, block_l)
+        k = tl.arange(0, block_k)
+        inside, kept = at < labels, k < width
+        a = tl.load(rows + k.to(tl.int64)[:, None] * rows_stride + at[None, :], mask=kept[:, None] & inside[None, :])
+        place = packed + at.to(tl.int64)[:, None] * width + k[None, :]
+        tl.store(place, tl.trans(a).to(packed.dtype.element_ty), mask=inside[:, None] & kept[None, :])
 
     @triton.jit
     def _sum_kernel(  # type: ignore[no-untyped-def]

@@ -41,7 +41,6 @@ from torch.nn import functional
 
 from energynets.inference.engine import row_products
 from energynets.inference.engine.heads import MakeSlope
-from energynets.inference.engine.label_kernels import aligned
 from energynets.inference.engine.label_passes import LabelPasses, Packed
 from energynets.inference.engine.once import once
 from energynets.inference.engine.pages import new_empty
@@ -85,12 +84,10 @@ class Inputs(NamedTuple):
     def with_unary(self, passes: LabelPasses | None) -> Inputs:
         """phi and A of all labels at hand; a phi that is there already is taken."""
         unary = self.unary
-        if unary is None and not self.features.is_cuda:
-            unary = self.logits(slice(None))
+        if unary is None and self.features.is_cuda:
+            unary = row_products.aligned_logits(self.features, self.weight, self.bias)
         elif unary is None:
-            unary = aligned(len(self.features), len(self.weight), self.features)
-            bias = self.features.new_zeros(()) if self.bias is None else self.bias
-            torch.addmm(bias, self.features, self.weight.T, out=unary)
+            unary = self.logits(slice(None))
         return self._replace(unary=unary, packed=passes.pack(unary, self.rows) if passes else None)
 
 
@@ -351,7 +348,7 @@ class LabelBars(NamedTuple):
         if self.slopes is not None:
             self.slopes[:, labels] = dphi
         if self.weight is not None:
-            torch.mm(dphi.T, inputs.features, out=self.weight[labels])
+            row_products.mm_slopes(dphi, inputs.features, out=self.weight[labels])
         if self.bias is not None:
             torch.sum(dphi, 0, out=self.bias[labels])
 
@@ -395,8 +392,9 @@ class LabelBackward:
         # What the pass does not know: dz_T = scale (sigmoid(z_T) - targets).
         slope = -part.values * self.scale
         if rows_bar is not None:
-            rows_bar.T.index_put_((part.columns,), n[-1][part.rows] * slope[:, None], accumulate=True)
-        dphi.index_put_((part.rows, part.columns), slope * factors[-1], accumulate=True)
+            _add_to_columns(rows_bar, part.columns, n[-1][part.rows] * slope[:, None])
+        place = part.rows, part.columns  # of which none comes twice
+        dphi[place] = dphi[place] + slope * factors[-1]
         if wanted.factors is not None and shares is not None:
             wanted.factors.add_(shares)
             wanted.factors[-1] += torch.dot(slope, given.phi[part.rows, part.columns])
@@ -434,6 +432,16 @@ class LabelBackward:
         wanted.add(labels, dphi, self.inputs)
 
 
+def _add_to_columns(out: Tensor, columns: Tensor, values: Tensor) -> None:
+    """out (K, L), its rows far apart: values (N, K) are added to columns (N,), sorted, of which some come twice.
+
+    `index_put_` alone would sum in a fixed order too, but copies all of `out` on CUDA, there and back.
+    """
+    distinct, which = torch.unique_consecutive(columns, return_inverse=True)
+    sums = values.new_zeros(len(distinct), len(out)).index_put_((which,), values, accumulate=True)
+    out[:, distinct] = out[:, distinct] + sums.T
+
+
 class StreamedBCE(torch.autograd.Function):
     """The mean loss as one node of the graph."""
 
@@ -453,15 +461,16 @@ class StreamedBCE(torch.autograd.Function):
         run = descend(plan, inputs, weights)  # type: ignore[arg-type]
         total, dn = loss_pass(plan, inputs, run, parts, pull=pull and plan.steps > 0)
         ctx.plan, ctx.parts, ctx.count = plan, parts, max(len(inputs.features), 1)
-        ctx.save_for_backward(*tensors, inputs.unary, *run, dn)
+        packed = None if inputs.packed is None else inputs.packed.rows
+        ctx.save_for_backward(*tensors, inputs.unary, packed, *run, dn)
         return total / ctx.count
 
     @staticmethod
     @once
     def backward(ctx: Any, loss_bar: Tensor) -> tuple[Any, ...]:
         plan: StreamPlan = ctx.plan
-        *tensors, unary, states, coordinates, dn = ctx.saved_tensors
-        inputs = plan.given(Inputs(*tensors[:5])._replace(unary=unary))
+        *tensors, unary, packed, states, coordinates, dn = ctx.saved_tensors
+        inputs = Inputs(*tensors[:5])._replace(unary=unary, packed=None if packed is None else Packed(unary, packed))
         weights, run = tuple(tensors[5:]), StreamRun(states, coordinates)
         needs = Inputs(*ctx.needs_input_grad[5:10])
         scale = loss_bar / ctx.count
