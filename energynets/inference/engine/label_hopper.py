@@ -211,7 +211,7 @@ if gluon is not None:
             y = (y - y * y) * w
         return _operand(y, wide), loss
 
-    @gluon.jit
+    @gluon.jit(do_not_specialize=["batch"])  # or an epoch's last batch is compiled anew
     def _sum_kernel(  # type: ignore[no-untyped-def]
         rows,
         phi,
@@ -376,7 +376,7 @@ if gluon is not None:
         _fetch_step(source, full, places, base + 2 * t - 2 + stages, count, padded, steps)
         return change, total, made_y, made_dz
 
-    @gluon.jit
+    @gluon.jit(do_not_specialize=["batch"])
     def _gradient_kernel(  # type: ignore[no-untyped-def]
         rows,
         source,

@@ -192,7 +192,7 @@ if triton is not None:
         place = packed + at.to(tl.int64)[:, None] * width + k[None, :]
         tl.store(place, tl.trans(a).to(packed.dtype.element_ty), mask=inside[:, None] & kept[None, :])
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["batch"])  # or an epoch's last batch is compiled anew
     def _sum_kernel(  # type: ignore[no-untyped-def]
         phi,
         rows,
@@ -248,7 +248,7 @@ if triton is not None:
         if has_loss:
             tl.store(losses + part * batch + b, loss, mask=here)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["batch"])
     def _gradient_kernel(  # type: ignore[no-untyped-def]
         phi,
         rows,
