@@ -399,6 +399,8 @@ class EnergyModel(Section):
         for key in ("tolerance", "line_search"):
             if getattr(self.solver, key):
                 raise ValueError(f"label_chunk: does not go with solver.{key}: it looks at all labels at once")
+        if self.solver.memory is not None:
+            raise ValueError("label_chunk: keeps K numbers a step, not iterates: set solver.memory null")
         if not isinstance(self.gradient, UnrollConfig):
             raise ValueError(f"label_chunk: goes with gradient.kind unroll alone, got {self.gradient.kind}")
         if isinstance(self.energy, ICNNConfig) and self.energy.gate:

@@ -28,6 +28,7 @@ from energynets.inference.engine.gathered import (
 from energynets.inference.engine.streamed import Inputs, in_chunks
 from energynets.inference.gradient import GradientMode, NoGradient
 from energynets.inference.solver import Solver
+from energynets.parallel.draws import labelled
 from energynets.top import TopLabels, top_positions
 
 if TYPE_CHECKING:
@@ -74,7 +75,11 @@ class Shortlist:
             )
 
     def before_all(self, targets: SparseBatch) -> tuple[Tensor, int]:
-        """Labels that are candidates in training whatever their phi, (B, p), -1 where there is none; and n."""
+        """Labels that are candidates in training whatever their phi, (B, p), -1 where there is none; and n.
+
+        Both are of the whole batch where processes share it, and so those of one process alone.
+        """
+        targets, own = labelled(targets)
         rows, counts = targets.row_indices(), targets.offsets.diff()
         true = targets.columns.new_full((len(counts), int(counts.max()) if len(counts) else 0), -1)
         true[rows, torch.arange(len(rows), device=rows.device) - targets.offsets[rows]] = torch.where(
@@ -84,7 +89,7 @@ class Shortlist:
         drawn = torch.randint(
             targets.num_columns, (len(true), self.negatives), generator=self.generator, device=true.device
         )
-        return torch.cat((true, drawn), 1), min(max(self.candidates, most), targets.num_columns)
+        return torch.cat((true, drawn), 1)[own], min(max(self.candidates, most), targets.num_columns)
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> No
         f"gates of {type(energy).__name__}: use gate=False": bool(energy.gate_widths),
         f"gradient {type(gradient).__name__}: use Unroll()": not isinstance(gradient, Unroll),
         "a tolerance: set solver.tolerance 0": bool(getattr(solver, "tolerance", 0)),
+        "a memory budget: set solver.memory null": getattr(solver, "memory", None) is not None,
         "a line search: set solver.line_search false": bool(getattr(solver, "line_search", False)),
     }
     for what, present in refused.items():

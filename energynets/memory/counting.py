@@ -100,7 +100,8 @@ class Memory:
 
 
 def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
-    """Memory of training an experiment on data of these sizes, on a CPU; a GPU holds as much.
+    """Memory of training an experiment on data of these sizes, on a CPU; a GPU holds as much, and what its
+    kernels over many labels keep besides (docs/scaling.md).
 
     Weights are counted on torch's meta device, where tensors have shapes and no storage. What a step holds besides
     them is measured: steps of made-up documents are run, over all labels where these are few, else over two smaller

@@ -32,11 +32,12 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """Documents start .. stop - 1 of a batch."""
+    """Documents start .. stop - 1 of a batch, whose labels (B, L) are given too where they are whole."""
 
     whole: BatchInputs
     start: int
     stop: int
+    labels: SparseBatch | None = None
 
 
 _cut: ContextVar[Cut | None] = ContextVar("cut", default=None)
@@ -56,6 +57,14 @@ def documents() -> Places | None:
     """Of a tensor with a row for each document; None where no batch is cut."""
     cut = _cut.get()
     return None if cut is None else Places(len(cut.whole), slice(cut.start, cut.stop))
+
+
+def labelled(targets: SparseBatch) -> tuple[SparseBatch, slice]:
+    """The labels of the whole batch, and which of its documents `targets` are."""
+    cut = _cut.get()
+    if cut is None or cut.labels is None:
+        return targets, slice(None)
+    return cut.labels, slice(cut.start, cut.stop)
 
 
 def uniform(like: Tensor, *shape: int) -> Tensor:

@@ -43,7 +43,7 @@ def share_of(batch: Batch, index: int, count: int, shard: LabelShard) -> Share:
         return Share(replace(batch, labels=labels))
     masks = (None if mask is None else mask[start:stop] for mask in (batch.revealed, batch.unknown))
     own = Batch(rows_of(batch.inputs, start, stop), labels, batch.rows[start:stop], *masks)
-    return Share(own, weight, Cut(batch.inputs, start, stop))
+    return Share(own, weight, Cut(batch.inputs, start, stop, batch.labels if shard.count == 1 else None))
 
 
 def rows_of(inputs: BatchInputs, start: int, stop: int) -> BatchInputs:

@@ -376,8 +376,6 @@ class Loop:
     def _cross_fit(self, current: _Current, folds: int) -> None:
         """Unary logits that the energy learns from: of networks that have not seen the documents. Validation's are the
         model's own."""
-        if self.mesh.size > 1:
-            raise ConfigError(f"stage {current.stage.name!r}, cross_fit: expected one process, got {self.mesh.size}")
         if len(self.train) < folds:
             raise ConfigError(
                 f"stage {current.stage.name!r}, cross_fit: expected at most {len(self.train)} folds, one a training "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from energynets.errors import CheckpointError
 from energynets.output import ChunkedLinear, ChunkedSGD
 from energynets.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 
@@ -70,20 +71,24 @@ class Optimizers:
     ) -> None:
         output = chunked_output(model)
         shared: list[nn.Parameter] = []
-        seen: set[int] = set()  # tied weights are trained by the first group that has them
+        names: dict[int, str] = {}  # tied weights are trained by the first group that has them
         own: list[tuple[Optimizer, list[nn.Parameter]]] = []
         of_output: Optimizer | None = None
         groups: Mapping[str, Sequence[nn.Parameter]] = model.parameter_groups()
         for name in trains:
-            parameters = [weight for weight in groups[name] if weight.requires_grad and id(weight) not in seen]
-            seen |= {id(weight) for weight in parameters}
+            new = {
+                id(weight): f"{name}.{place}"
+                for place, weight in enumerate(groups[name])
+                if weight.requires_grad and id(weight) not in names
+            }
+            parameters = [weight for weight in groups[name] if id(weight) in new]
+            names |= new
             if name == "unary" and output is not None and deferred and settings.of(name).plain_sgd:
                 of_output = settings.of(name)
             elif getattr(settings, name, None) is None:
                 shared += parameters
             elif parameters:
                 own.append((settings.of(name), parameters))
-        # The one of the stage first: where it is the only one, its checkpoints are those of a single optimiser.
         kinds = [(settings, shared), *own] if shared else own
         self._parts = [(build_optimizer(of, some, capturable=capturable), of.learning_rate) for of, some in kinds]
         self._deferred: ChunkedSGD | None = None
@@ -91,8 +96,8 @@ class Optimizers:
             self._deferred = ChunkedSGD(output, of_output.learning_rate, of_output.weight_decay)
             self._parts.append((self._deferred, of_output.learning_rate))
 
-        held = [group for optimizer, _ in self._parts for group in optimizer.param_groups]
-        self._weights: list[Tensor] = [weight for group in held for weight in group["params"]]
+        # By group and place in it: which optimiser has a weight, and as the how manieth, depends on the processes.
+        self._names = {names[id(weight)]: weight for optimizer, _ in self._parts for weight in weights_of(optimizer)}
 
     @property
     def output(self) -> ChunkedLinear | None:
@@ -115,24 +120,39 @@ class Optimizers:
             optimizer.step()
 
     def weight(self, key: str) -> Tensor:
-        """What the state of this key (as `tensors` names it) belongs to."""
-        return self._weights[int(key.partition("/")[0])]
+        """What the state of this key (as `tensors` names it) belongs to.
+
+        Raises:
+            CheckpointError: nothing that the stage trains.
+        """
+        name = key.partition("/")[0]
+        if name not in self._names:
+            raise CheckpointError(
+                f"the optimiser's state of {name!r} in the checkpoint: expected one of {', '.join(self._names)}"
+            )
+        return self._names[name]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Their state by `number of the parameter/name`, parameters counted through."""
+        """Their state by `group.place/name`, e.g. `features.0/exp_avg`."""
         found: dict[str, Tensor] = {}
-        for optimizer, first in self._numbered():
+        for optimizer, names in self._named():
             for key, tensor in optimizer_tensors(optimizer).items():
                 number, _, name = key.partition("/")
-                found[f"{first + int(number)}/{name}"] = tensor
+                found[f"{names[int(number)]}/{name}"] = tensor
         return found
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        for optimizer, first in self._numbered():
-            count = sum(len(group["params"]) for group in optimizer.param_groups)
-            numbered = [(key.partition("/"), tensor) for key, tensor in tensors.items()]
-            own = {f"{int(n) - first}/{name}": t for (n, _, name), t in numbered if first <= int(n) < first + count}
+        """The inverse of `tensors`.
+
+        Raises:
+            CheckpointError: state of what the stage does not train.
+        """
+        for key in tensors:
+            self.weight(key)
+        for optimizer, names in self._named():
+            numbers = {name: number for number, name in enumerate(names)}
+            parted = [(*key.partition("/")[::2], tensor) for key, tensor in tensors.items()]
+            own = {f"{numbers[name]}/{what}": tensor for name, what, tensor in parted if name in numbers}
             load_optimizer_tensors(optimizer, own)
 
     def close(self) -> None:
@@ -140,12 +160,15 @@ class Optimizers:
         if self._deferred is not None:
             self._deferred.close()
 
-    def _numbered(self) -> list[tuple[torch.optim.Optimizer, int]]:
-        found, first = [], 0
-        for optimizer, _ in self._parts:
-            found.append((optimizer, first))
-            first += sum(len(group["params"]) for group in optimizer.param_groups)
-        return found
+    def _named(self) -> list[tuple[torch.optim.Optimizer, list[str]]]:
+        """Each optimiser with the names of its weights, in its order."""
+        of = {id(weight): name for name, weight in self._names.items()}
+        return [(optimizer, [of[id(weight)] for weight in weights_of(optimizer)]) for optimizer, _ in self._parts]
+
+
+def weights_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What it descends on, as its state numbers them."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def schedule_factor(schedule: str, step: int, total: int) -> float:

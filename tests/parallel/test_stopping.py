@@ -41,6 +41,40 @@ def test_a_run_goes_on_with_other_processes(
     assert_same_run(folder, whole, 1e-10)
 
 
+OWN = {"learning_rate": 0.01, "kind": "sgd", "features": {"kind": "adam", "learning_rate": 0.01}}
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 1), (2, 1)), ((2, 1), (1, 1))], ids=str)
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        (HEAD, OWN),
+        (SPEN | {"keep_unary": True}, OWN | {"kind": "adam", "unary": {"kind": "sgd", "learning_rate": 0.1}}),
+    ],
+    ids=["head", "spen"],
+)
+def test_optimisers_of_their_own_go_on_with_other_processes(
+    server: Server,
+    tmp_path: Path,
+    model: dict[str, Any],
+    own: dict[str, Any],
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    """One process keeps the gradient of the unary to itself, several sum it, and so they order their optimisers."""
+    stages = ({"name": "all", "epochs": 2, "optimizer": own},)
+
+    def given(shards: int, folder: str) -> dict[str, Any]:
+        made = tree(model, stages, checkpoint_every=2, shards=shards, batch_size=6)
+        return {"folder": tmp_path / folder, "tree": made}
+
+    server.succeed(1, "training", **given(1, "whole"))
+    endings = server.run(before[0], "training", **given(before[1], "run"), asked=(before[0] - 1, 7))
+    assert [ending.status for ending in endings] == [130] * before[0], endings[0].said
+    server.succeed(after[0], "training", **given(after[1], "run"), resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole", 1e-10)
+
+
 @pytest.mark.parametrize("dies", [0, 1, 2])
 def test_one_process_is_killed(server: Server, tmp_path: Path, whole: Path, dies: int) -> None:
     folder = tmp_path / "run"

@@ -24,6 +24,10 @@ LEARNED = SPEN | {
     "energy": {"kind": "spen", "num_measurements": 4, "learn_tau": True},
     "solver": {**SOLVER, "learn_step_sizes": True, "momentum": 0.3},
 }
+# Documents have up to four labels or so: some batches have more candidates than three.
+SHORTLISTED = {key: value for key, value in SPEN.items() if key != "label_chunk"} | {
+    "shortlist": {"candidates": 3, "negatives": 2}
+}
 ICNN = SPEN | {"energy": {"kind": "icnn", "hidden": [3, 3], "dropout": 0.2}}
 HEAD = {"kind": "classifier", "features": FEATURES, "output": {"kind": "chunked", "chunk": 3}}
 DENSE = {"kind": "classifier", "features": FEATURES}
@@ -83,6 +87,7 @@ def assert_same_run(found: Path, expected: Path, tolerance: float) -> None:
         pytest.param(ICNN, STAGED[2:], "bce", [(2, 2), (3, 1)], id="icnn"),
         pytest.param(LEARNED, STAGED[2:], "bce", [(3, 3)], id="learned"),
         pytest.param(SPEN, STAGED[2:], "bce", [(4, 2)], id="both"),
+        pytest.param(SHORTLISTED, STAGED[2:], "bce", [(2, 1), (3, 1)], id="shortlist"),
         pytest.param(HEAD, CLIPPED_SGD, "bce", [(2, 2), (2, 1)], id="head-sgd"),
         pytest.param(HEAD, ADAM, "softmax", [(3, 3), (2, 1)], id="head-softmax"),
         pytest.param(DENSE, ADAM, "bce", [(3, 1)], id="dense"),
