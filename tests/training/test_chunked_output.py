@@ -14,14 +14,14 @@ from toy_run import CLASSIFIER, SPEN, stage, toy_data, toy_experiment
 
 from energynets.config import Experiment
 from energynets.data.batches import SparseBatch, batches
-from energynets.errors import ConfigError, TrainingError
+from energynets.errors import CheckpointError, ConfigError, TrainingError
 from energynets.memory import estimate
 from energynets.objectives import EndToEnd
 from energynets.output import ChunkedLinear, ChunkedSGD
 from energynets.output.descent import KeptSlopes
 from energynets.training import Progress, build_model, train
 from energynets.training.build import Sizes
-from energynets.training.optimizers import Optimizers, build_optimizer
+from energynets.training.optimizers import Optimizers
 from energynets.training.stages import trained
 from energynets.training.update import Update
 
@@ -182,18 +182,19 @@ def test_each_group_has_its_optimiser() -> None:
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_checkpoints_of_one_optimiser_are_as_ever() -> None:
+def test_checkpoints_name_what_the_state_belongs_to() -> None:
     network = build_model(toy_experiment(CLASSIFIER), Sizes.of(toy_data().prepared))
     settings = toy_experiment(CLASSIFIER).stages[0].optimizer
     optimizers = Optimizers(settings, network, ("features", "unary"))
-    single = build_optimizer(settings, list(network.parameters()))
-    for optimizer in (optimizers, single):
-        for parameter in network.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-    assert optimizers.tensors().keys() == {
-        f"{number}/{name}" for number, state in single.state_dict()["state"].items() for name in state
-    }
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers.step()
+    found, groups = optimizers.tensors(), network.parameter_groups()
+    names = {f"{group}.{place}" for group, weights in groups.items() for place in range(len(weights))}
+    assert {key.partition("/")[0] for key in found} == names
+    assert optimizers.weight("unary.0/exp_avg") is groups["unary"][0]
+    with pytest.raises(CheckpointError, match=r"'0' in the checkpoint: expected one of features\.0, "):
+        optimizers.load_tensors({"0/exp_avg": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
