@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu import product_rates
 from benchmarks.harness import describe_machine
@@ -40,6 +41,7 @@ LABELS, DOCUMENTS, HELD_OUT = 670_091, 490_449, 1_000
 FEATURES, MEASUREMENTS, STEPS, CHUNK = 512, 256, 5, 8192
 NOISE = 1.0
 CHUNKED_STEPS = 8
+PROFILED_STEPS, BUSIEST = 3, 12
 
 
 def planted_labels(labels: int, documents: int) -> csr_array:
@@ -127,6 +129,18 @@ class Epoch:
             "loss_last_tenth": statistics.mean(losses[-tenth:]),
         }
 
+    def busiest(self, first: int, count: int) -> dict[str, float]:
+        """Milliseconds of a step by kernel, or by operation on a CPU, the longest first; `all` is their sum."""
+        kind = ProfilerActivity.CUDA if self.cuda else ProfilerActivity.CPU
+        with profile(activities=[kind]) as profiler:
+            self.run(first, first + count)
+        spent = {
+            event.key: (event.self_device_time_total if self.cuda else event.self_cpu_time_total) / (1e3 * count)
+            for event in profiler.key_averages()
+        }
+        longest = sorted(spent, key=lambda name: -spent[name])[:BUSIEST]
+        return {"all": sum(spent.values()), **{name[:80]: spent[name] for name in longest}}
+
     @torch.no_grad()
     def precision_at_1(self) -> float:
         """Of documents that were held out."""
@@ -202,6 +216,8 @@ def main() -> int:
         found["precision_at_1"] = epoch.precision_at_1()
         print(f"P@1 of documents held out: {100 * found['precision_at_1']:.2f}", flush=True)
         save()
+    found["busiest_ms"] = epoch.busiest(0, min(PROFILED_STEPS, total))
+    save()
     if epoch.cuda:  # the same steps, a chunk of labels at a time
         with plain_operations():
             epoch.run(0, 1)
