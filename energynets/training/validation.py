@@ -103,7 +103,10 @@ class Validator:
         rows = self.mesh.rows(len(self.documents), self.batch_size)
         count = len(self.documents) if rows is None else len(rows)
         total, done = 0.0, 0
-        with torch.no_grad():
+        devices = [self.device] if self.device.type == "cuda" else []
+        # An objective that draws gets the same numbers every time, and none that training would draw next.
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
             for batch in batches(self.documents, self.batch_size, order=rows, features=features, reveal=self.reveal):
                 labels = labels_of(batch.labels, self.mesh.shard)
                 own = replace(batch, labels=labels).to(self.device)

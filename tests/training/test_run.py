@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,24 @@ from energynets.data.batches import SparseBatch
 from energynets.data.dataset import Documents
 from energynets.errors import CheckpointError, ConfigError, DataError, InferenceError
 from energynets.metrics import DECODERS, TopScores, calibration
-from energynets.training import Progress, RunResult, evaluate, load_run, metric_names, predict, score, train
+from energynets.training import (
+    Progress,
+    RunResult,
+    build_model,
+    evaluate,
+    load_run,
+    metric_names,
+    predict,
+    score,
+    train,
+)
+from energynets.training.build import Sizes
 from energynets.training.machine import peak_host_memory, resolve_device
 from energynets.training.run import RunFolder
 from energynets.training.score import top_probabilities
+from energynets.training.validation import Validator
+
+ROOT = Path(__file__).parents[2]
 
 ONE = [stage("unary", "features", "unary", epochs=2)]
 ROW = {
@@ -322,6 +338,32 @@ def test_peak_memory_sees_an_allocation() -> None:
     held = np.ones(30_000_000)
     assert peak_host_memory() >= before
     assert peak_host_memory() > held.nbytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here to read a process's own peak from")
+def test_peak_memory_is_not_that_of_the_process_before() -> None:
+    held = np.ones(60_000_000)
+    command = [sys.executable, "-c", "from energynets.training.machine import peak_host_memory as p; print(p())"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert 0 < int(said) < held.nbytes + 30_000_000
+
+
+def test_a_validation_loss_takes_no_random_numbers_of_training() -> None:
+    experiment = toy_experiment(CLASSIFIER)
+    validator = Validator(experiment, toy_data().prepared, torch.device("cpu"), lambda done, total: None)
+    validator.monitor = "loss"
+    model, drawn = build_model(experiment, Sizes.of(toy_data().prepared)), []
+
+    def objective(model: Any, batch: Any) -> torch.Tensor:
+        drawn.append(float(torch.rand(())))
+        return torch.zeros(())
+
+    before = torch.get_rng_state()
+    for _ in range(2):
+        validator.metrics(model, None, objective)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert drawn[: len(drawn) // 2] == drawn[len(drawn) // 2 :]
+    assert drawn
 
 
 def test_device_that_is_not_there_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
