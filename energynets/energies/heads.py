@@ -17,6 +17,22 @@ from energynets.energies.slopes import ConvexSlope, DeepSlope, ShallowSlope, Slo
 from energynets.errors import ConfigError
 
 
+def speaks_for(head: nn.Module, name: str, *of: str) -> bool:
+    """Whether a head's `name` is of the h that it computes: a subclass with another `forward` or so makes it void.
+
+    Args:
+        head: a module.
+        name: of a method, e.g. `gradient`.
+        of: names of those that it goes with, e.g. `forward`.
+    """
+    order = type(head).__mro__
+
+    def brought_by(method: str) -> int:
+        return next((place for place, base in enumerate(order) if method in vars(base)), len(order))
+
+    return hasattr(head, name) and all(brought_by(name) <= brought_by(method) for method in of)
+
+
 class SoftplusHead(nn.Module):
     """h(m) = <c, v_n>, v_1 = softplus(m), v_{i+1} = softplus(W_i v_i + b_i).
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from energynets.energies.domain import Domain
 from energynets.energies.energy import Energy
+from energynets.energies.heads import speaks_for
 from energynets.errors import ConfigError, ShapeError
 from energynets.parallel import draws
 
@@ -195,9 +196,8 @@ class MeasuredEnergy(Energy):
 
     def slope(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
         """s = dh/dm: (B, K) -> (B, K)."""
-        closed_form = getattr(self.head, "gradient", None)
-        if closed_form is not None:
-            return closed_form(measurements, *self._given(context))
+        if speaks_for(self.head, "gradient", "forward"):
+            return self.head.gradient(measurements, *self._given(context))  # type: ignore[operator]
         return torch.func.grad(lambda m: self.head(m, *self._given(context)).sum())(measurements)
 
     def head_values(self, measurements: Tensor, context: MeasuredContext) -> Tensor:

@@ -68,6 +68,12 @@ class ActiveSet:
         self.observed = None if self.observed is None else self.observed.select(kept)
         return kept
 
+    def whole(self, logits: Tensor) -> Tensor:
+        """z of all documents, those of the active ones given."""
+        found = self._found.clone()
+        found[self._rows] = self.visible(logits)
+        return found
+
     def finish(self, logits: Tensor, step: int) -> Solution:
         """Retire whatever is left after the last step, and return everything."""
         self._found[self._rows] = self.visible(logits)
@@ -77,18 +83,25 @@ class ActiveSet:
 
 @torch.no_grad()
 def adaptive_descent(
-    solver: Descent, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None
+    solver: Descent,
+    energy: Energy,
+    context: Any,
+    initial: Tensor | None,
+    observed: Observed | None,
+    seen: list[Tensor] | None = None,
 ) -> Solution:
     """A descent in which each document stops by itself, and tries shorter steps where a whole one does not go down.
 
     A document is done when a mean-field step (projected, where the solver projects) would move none of its labels by
-    more than `solver.tolerance`, or when the line search finds no step down.
+    more than `solver.tolerance`, or when the line search finds no step down. `seen` gets z_0, .. z_T of all documents.
     """
     logits = solver.start(energy, context, initial)
     active = ActiveSet(energy, context, observe(observed, energy, logits), logits)
     state: State = (solver._from_logits(logits, energy), None)
     height = energy(active.visible(logits), context) if solver.line_search else None
     for step, size in enumerate(solver.step_sizes()):
+        if seen is not None:
+            seen.append(active.whole(solver._to_logits(state[0], energy)))
         if not len(active):
             break
         labels, slope = solver._slope(state[0], energy, active.context, active.observed)
@@ -105,7 +118,10 @@ def adaptive_descent(
             kept = active.retire(stuck, solver._to_logits(iterate, energy), step)
             state = (iterate if kept is None else iterate[kept], None)
             height = height if kept is None else height[kept]
-    return active.finish(solver._to_logits(state[0], energy), solver.steps)
+    found = active.finish(solver._to_logits(state[0], energy), solver.steps)
+    if seen is not None:
+        seen += [found.logits] * (1 + solver.steps - len(seen))
+    return found
 
 
 def _select(state: State, rows: Tensor) -> State:

@@ -195,6 +195,21 @@ class Descent(Solver):
         for iterate, _ in self._states(energy, context, initial, observed):
             yield self._observed_logits(iterate, energy, observed)
 
+    def iterates(
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> list[Tensor]:
+        if not isinstance(gradient, NoGradient | Implicit) or not (self.tolerance or self.line_search):
+            return super().iterates(energy, context, initial, gradient=gradient, observed=observed)
+        seen: list[Tensor] = []
+        adaptive_descent(self, energy, context, initial, observed, seen)
+        return seen
+
     def _states(
         self, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None, constant: int = 0
     ) -> Iterator[State]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from energynets.energies import Energy
+from energynets.energies import Energy, Euclidean
 from energynets.inference.certificate import NO_CERTIFICATE, certificate_of_slope
 from energynets.inference.descent import MirrorDescent
 from energynets.inference.gradient import GradientMode
-from energynets.inference.observed import Observed, observe
+from energynets.inference.observed import OBSERVED_LOGIT, Observed, observe
 from energynets.inference.solver import Solver, residual
 
 
@@ -105,7 +105,7 @@ def infer(
     """
     solver = MirrorDescent() if solver is None else solver
     if isinstance(initial, InferenceResult):
-        initial = initial.logits.detach()
+        initial = _freed(initial.logits.detach(), solver, energy, context)
     logits, steps, gap = solver.run(energy, context, initial, gradient=gradient, observed=observed)
     y = energy.domain.labels(logits)
     observed = observe(observed, energy, logits)
@@ -122,12 +122,20 @@ def infer(
             bound = torch.fmin(bound, gap)
         record = None
         if trace:
-            iterates = list(solver.trajectory(energy, context, initial, observed=observed))
+            iterates = solver.iterates(energy, context, initial, gradient=gradient, observed=observed)
             record = Trace(
                 torch.stack([energy(iterate, context) for iterate in iterates]),
                 torch.stack([_norm(energy, iterate, context, observed) for iterate in iterates]),
             )
     return InferenceResult(y, logits, final, steps, converged, finite, norm, record, bound)
+
+
+def _freed(logits: Tensor, solver: Solver, energy: Energy, context: Any) -> Tensor:
+    """An earlier answer to go on from. Labels that were known start anew: sigmoid' is 0 there, and some would stay."""
+    known = logits.abs() == OBSERVED_LOGIT
+    if isinstance(energy.domain, Euclidean) or not bool(known.any()):
+        return logits
+    return torch.where(known, solver.start(energy, context).detach(), logits)
 
 
 def _slope(energy: Energy, logits: Tensor, y: Tensor, context: Any, observed: Observed | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError, InferenceError, ShapeError
-from energynets.inference.gradient import GradientMode, Unroll
+from energynets.inference.gradient import GradientMode, NoGradient, Unroll
 from energynets.inference.observed import Observed
 
 StepLoss = Callable[[int, Tensor], Tensor]
@@ -114,11 +115,24 @@ class Solver(nn.Module, ABC):
         Raises:
             InferenceError: a gradient mode that does not go through the steps.
         """
-        if not isinstance(gradient, Unroll | None):
+        if not isinstance(gradient, Unroll | NoGradient | None):
             raise InferenceError(
                 f"losses of every step: {type(self).__name__} takes Unroll() alone, got {type(gradient).__name__}"
             )
-        return sum_losses(self.trajectory(energy, context, initial, observed=observed), step_loss)
+        with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
+            return sum_losses(self.trajectory(energy, context, initial, observed=observed), step_loss)
+
+    def iterates(
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> list[Tensor]:
+        """z_0 .. z_T as `run` goes through them, (B, L) each; a document that is done stays where it is."""
+        return list(self.trajectory(energy, context, initial, observed=observed))
 
     def start(self, energy: Energy, context: Any, initial: Tensor | None = None) -> Tensor:
         """z_0 (B, L): the one given, checked, or the solver's own."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from energynets.energies.heads import speaks_for
 from energynets.energies.slopes import Slope, Weights
 
 MakeSlope = Callable[[Weights], Slope]
@@ -77,5 +78,5 @@ def slope_of(head: nn.Module, context: Any) -> tuple[Weights, MakeSlope]:
 
 
 def has_closed_form(head: nn.Module) -> bool:
-    """Whether the head brings its own backward."""
-    return hasattr(head, "weights") and hasattr(head, "closed_form")
+    """Whether the head brings its own backward, of the h that it computes."""
+    return hasattr(head, "weights") and speaks_for(head, "closed_form", "forward", "gradient")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from energynets.energies import Energy, MeasuredEnergy
 from energynets.inference.engine.fused import refusal
@@ -101,6 +102,9 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
         return "general_path() asks for it"
     if reason := unmeasured(energy):
         return reason
+    rows: Any = energy.measure
+    if torch.is_autocast_enabled(rows.device.type):
+        return "an autocast is on, and the engine's products take factors as they are"
     method = type(solver)
     if getattr(solver, "engine", None) is None:
         return f"{method.__name__} is not a loop of steps that the engine unrolls: it differentiates in its own way"
@@ -131,7 +135,14 @@ def unmeasured(energy: Energy) -> str | None:
     for name in _CLOSED_FORM:
         if getattr(kind, name) is not getattr(MeasuredEnergy, name) or name in vars(energy):
             return f"{kind.__name__} brings its own `{name}`, which the closed form knows nothing of"
+    if not has_closed_form(energy.head) and _draws(energy.head):
+        return f"{type(energy.head).__name__} has dropout, which a backward pass of its own would draw anew"
     return None
+
+
+def _draws(head: nn.Module) -> bool:
+    modules = (part for part in head.modules() if isinstance(part, nn.modules.dropout._DropoutNd))
+    return any(part.training and part.p > 0 for part in modules)
 
 
 def asked_for_general_path() -> bool:

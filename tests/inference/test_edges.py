@@ -1,0 +1,95 @@
+"""What is easily taken for something else: heads that override, that draw, an autocast, what a trace is of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from energynets import SPEN, Anderson, GradientDescent, MeasuredEnergy, MirrorDescent, NoGradient, infer
+from energynets.energies import SoftplusHead
+from energynets.inference import Observed, general_path, path
+
+
+class _WithDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(6, 4), nn.Dropout(0.5)
+        self.output = nn.Parameter(torch.randn(4))
+
+    def forward(self, measurements: Tensor) -> Tensor:
+        return self.dropout(torch.tanh(self.linear(measurements))) @ self.output
+
+
+def test_a_head_with_dropout_takes_the_general_path_in_training() -> None:
+    """Its slope is made again in the backward pass, and would be of another mask."""
+    energy = MeasuredEnergy(4, 5, 6, _WithDropout())
+    assert "has dropout" in path(energy, MirrorDescent(3)).reason
+    assert path(energy.eval(), MirrorDescent(3)).fast
+
+
+class _Steeper(SoftplusHead):
+    def forward(self, measurements: Tensor) -> Tensor:
+        return super().forward(measurements) + measurements.square().sum(-1) / 2
+
+
+class _SteeperToo(_Steeper):
+    def gradient(self, measurements: Tensor) -> Tensor:
+        return super().gradient(measurements) + measurements
+
+
+@pytest.mark.parametrize("head", [_Steeper, _SteeperToo])
+def test_a_head_that_overrides_is_not_taken_for_its_base(head: type[SoftplusHead]) -> None:
+    torch.manual_seed(0)
+    energy = MeasuredEnergy(4, 5, 6, head(6)).double()
+    context = energy.condition(torch.randn(3, 4, dtype=torch.float64))
+    y = torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(energy.potential(y, context).sum(), y)
+    torch.testing.assert_close(energy.gradient(y, context), expected)
+    with general_path():
+        slow = MirrorDescent(4).solve(energy, context)
+    torch.testing.assert_close(MirrorDescent(4).solve(energy, context), slow)
+
+
+def test_an_autocast_takes_the_general_path() -> None:
+    energy = SPEN(4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "autocast" in path(energy, MirrorDescent(4)).reason
+        found = MirrorDescent(4).solve(energy, energy.condition(torch.randn(3, 4)))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"line_search": True, "step_size": 4.0}, {"tolerance": 1e-2}])
+def test_a_trace_is_of_the_descent_that_was_run(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    energy = SPEN(4, 5)
+    nn.init.normal_(energy.measure, std=3.0)
+    context, solver = energy.condition(torch.randn(6, 4)), MirrorDescent(10, **options)
+    found = infer(energy, context, solver=solver, gradient=NoGradient(), trace=True)
+    assert found.trace is not None
+    assert found.trace.energies.shape == (11, 6)
+    torch.testing.assert_close(found.trace.energies[-1], found.energy)
+
+
+def test_labels_that_were_known_start_anew() -> None:
+    torch.manual_seed(0)
+    energy = SPEN(4, 5)
+    context, solver = energy.condition(torch.randn(3, 4)), GradientDescent(300, step_size=3.0)
+    known = Observed(torch.ones(3, 5), torch.tensor([True, False, False, False, False]).expand(3, 5))
+    again = infer(energy, context, solver=solver, initial=infer(energy, context, observed=known))
+    torch.testing.assert_close(again.y, infer(energy, context, solver=solver).y, rtol=1e-3, atol=1e-3)
+
+
+def test_losses_of_every_step_without_a_graph() -> None:
+    energy = SPEN(4, 5)
+    context = energy.condition(torch.randn(3, 4))
+
+    def loss(step: int, logits: Tensor) -> Tensor:
+        return logits.sum()
+
+    for solver in (Anderson(4), MirrorDescent(4)):
+        logits, total = solver.solve_with_losses(energy, context, loss, gradient=NoGradient())
+        assert not logits.requires_grad
+        assert not total.requires_grad
