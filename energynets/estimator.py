@@ -29,12 +29,15 @@ from energynets.data.batches import batches
 from energynets.data.dataset import Documents
 from energynets.data.prepare import Preparation
 from energynets.data.splits import Source, with_splits
+from energynets.metrics import Decoder, GlobalThreshold, PerLabel, TopScores
 from energynets.objectives import probabilities
 from energynets.training import train
 from energynets.training.build import BuiltData, Sizes, build_model, build_neighbours
+from energynets.training.evaluate import scores_kept
 from energynets.training.initial_bias import set_initial_bias
 from energynets.training.machine import resolve_device
-from energynets.training.run import plain
+from energynets.training.run import RunFolder, plain
+from energynets.training.score import top_probabilities
 
 ENERGIES = ("spen", "icnn", "none")
 STAGES: dict[str, list[str]] = {"unary": ["features", "unary"], "energy": ["energy"], "joint": []}
@@ -46,8 +49,9 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
     """An energy network over hidden layers of x, or with `energy="none"` the classifier it starts from.
 
     Of label sets, a 0/1 matrix Y (dense or sparse), every label is its own decision: predicted where its probability is
-    above one threshold. Of one class a sample, the classes are rivals in a softmax and the largest wins. `fit` is
-    `energynets.train` of the experiment that `experiment_` shows; whatever the arguments leave out, `settings` reaches.
+    above one threshold, or where `settings` name another `evaluation.decoding`, by that. Of one class a sample, the
+    classes are rivals in a softmax and the largest wins. `fit` is `energynets.train` of the experiment that
+    `experiment_` shows; whatever the arguments leave out, `settings` reaches.
 
     Args:
         energy: "spen", "icnn" or "none".
@@ -81,7 +85,8 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
         result_: its `RunResult`.
         model_: the trained module x -> logits.
         preparation_: X -> the model's inputs.
-        threshold_: of label sets; of classes not a number.
+        decoder_: what makes label sets of probabilities, as it was chosen on held-out samples; of classes None.
+        threshold_: of label sets, the global one; not a number where `decoder_` has none, and of classes.
 
     Raises:
         ConfigError: an argument that cannot be honoured, naming the setting it became.
@@ -170,9 +175,13 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
             self.model_ = build_model(self.experiment_, Sizes.of(data.prepared), neighbours=neighbours)
             set_initial_bias(self.experiment_, self.model_, data.prepared)
             self.result_ = train(self.experiment_, folder=folder, data=data, model=self.model_)
+            chosen = RunFolder(Path(folder)).read_decoder(self.result_)
         self.model_.eval()
-        chosen = self.result_.threshold["value"] if isinstance(self.threshold, str) else self.threshold
-        self.threshold_ = float(chosen) if self._sets else math.nan
+        if not isinstance(self.threshold, str):
+            chosen = GlobalThreshold(float(self.threshold), "given")
+        self.decoder_: Decoder | None = chosen if self._sets else None
+        value = chosen.row()["value"] if self._sets else None
+        self.threshold_ = math.nan if value is None else float(value)
         return self
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, csr_array]:
@@ -231,7 +240,14 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
             },
         }
         # A grid's numbers are numpy's.
-        return Experiment.from_tree(plain(tree), tuple(self.settings), source=type(self).__name__)
+        experiment = Experiment.from_tree(plain(tree), tuple(self.settings), source=type(self).__name__)
+        decoding = experiment.evaluation.decoding
+        if self._sets and not isinstance(self.threshold, str) and decoding != GlobalThreshold.kind:
+            raise ConfigError(
+                f"threshold: expected 'f1_example' with evaluation.decoding={decoding}, which chooses what is "
+                f"predicted; got {self.threshold}"
+            )
+        return experiment
 
     def _stage(self, name: str, epochs: int) -> dict[str, Any]:
         if name not in STAGES:
@@ -257,18 +273,22 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
         """How far each decision is from turning.
 
         Returns:
-            Of label sets (N, L): the log-odds of each label less those of the threshold (of a softmax loss, logarithms
-            of probabilities instead), above 0 where it is predicted. Of classes (N, C) logits; of two, (N,), the
+            Of label sets (N, L): the log-odds of each label less those of its threshold (of a softmax loss, logarithms
+            of probabilities instead), above 0 where it is predicted. Where documents are decided as a whole
+            (`expected_f1`) there is no threshold, and 0.5 stands for it. Of classes (N, C) logits; of two, (N,), the
             second's less the first's.
         """
         logits = np.concatenate(list(self._logits(X)))
         if not self._sets:
             return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
-        threshold = np.clip(self.threshold_, 0, 1)  # at either end all are predicted, or none
+        own = self.decoder_.thresholds_L if isinstance(self.decoder_, PerLabel) else self.threshold_
+        threshold = np.clip(
+            np.nan_to_num(np.asarray(own, np.float64), nan=0.5), 0, 1
+        )  # at either end all are predicted, or none
         if self.experiment_.objective.loss != "softmax":
-            return logits - np.float32(logit(threshold))
+            return logits - logit(threshold).astype(np.float32)
         with np.errstate(divide="ignore"):
-            return log_softmax(logits, axis=1) - np.float32(np.log(threshold))
+            return log_softmax(logits, axis=1) - np.log(threshold).astype(np.float32)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, L) the probability of each label, or (N, C) of each class, rows of which add up to 1."""
@@ -279,10 +299,24 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if not self._sets:
             return self.classes_[np.concatenate([logits.argmax(axis=1) for logits in self._logits(X)])]
+        if not isinstance(self.decoder_, GlobalThreshold):
+            sets = csr_array(vstack(list(self._decoded(X)), format="csr")).astype(np.int64)
+            return sets if self._sparse_sets else sets.toarray()
         parts = [p > np.float64(self.threshold_) for p in self._probabilities(X)]
         if not self._sparse_sets:
             return np.concatenate(parts).astype(np.int64)
         return csr_array(vstack([csr_array(part) for part in parts], format="csr")).astype(np.int64)
+
+    def _decoded(self, X: Any) -> Iterator[csr_array]:
+        """(B, L) sets of batch after batch, of as many scores as the decoder was chosen on."""
+        assert self.decoder_ is not None
+        labels, settings = len(self.classes_), self.experiment_.evaluation
+        for logits in self._logits(X):
+            kept = scores_kept(labels, settings.top, settings.ks)
+            places, values = top_probabilities(torch.from_numpy(logits), kept, self.experiment_.objective.loss)
+            # Vectorised sigmoids differ in the last bit, which can undo the order of two logits.
+            scores = TopScores(places.numpy(), np.minimum.accumulate(values.numpy(), axis=1), labels)
+            yield self.decoder_.predict(scores)
 
     def _probabilities(self, X: Any) -> Iterator[np.ndarray]:
         """(B, L) of batch after batch."""

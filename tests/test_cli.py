@@ -15,10 +15,18 @@ import typer
 
 from energynets.cli import main
 from energynets.cli.main import app
+from energynets.cli.predict import _lines
 from energynets.config import Experiment
 from energynets.data.dataset import TextDocuments
 from energynets.data.planted import PlantedSpec, tokens_of_texts
-from energynets.errors import CheckpointError, InferenceError, MissingExtraError, NotWrittenError, TrainingError
+from energynets.errors import (
+    CheckpointError,
+    DataError,
+    InferenceError,
+    MissingExtraError,
+    NotWrittenError,
+    TrainingError,
+)
 from energynets.strict_yaml import parse_yaml
 from energynets.training import load_run
 from energynets.training import predict as predict_scores
@@ -335,6 +343,26 @@ def test_standard_input_is_a_document_a_line(tmp_path: Path, config: Path) -> No
     command = [sys.executable, "-m", "energynets", "predict", str(run), "-", "--top", "1", "--json"]
     done = subprocess.run(command, input=b"w00012\n\nw00013\n", capture_output=True, check=True)
     assert len(done.stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ("first\fpage two\nnext\u2028line\u0085\x1c\v end\n", ["first\fpage two", "next\u2028line\u0085\x1c\v end"]),
+        ("a\r\n\r\nb", ["a", "", "b"]),
+        ("a\n\n", ["a", ""]),
+        ("\n", [""]),
+    ],
+)
+def test_lines_end_at_newlines_alone(content: str, lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_bytes(content.encode())
+    assert _lines(str(tmp_path / "new.txt")) == lines
+
+
+def test_no_line_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_bytes(b"")
+    with pytest.raises(DataError, match="no documents; expected one a line"):
+        _lines(str(tmp_path / "new.txt"))
 
 
 def test_waiting_threads_soon_give_up_their_core(config: Path) -> None:

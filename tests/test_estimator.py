@@ -29,6 +29,7 @@ from energynets.data.splits import Source, with_splits
 from energynets.errors import ConfigError, DataError, MissingExtraError
 from energynets.estimator import EnergyNetClassifier
 from energynets.training import load_run
+from energynets.training import predict as predict_scores
 from energynets.training.build import BuiltData
 from energynets.training.score import score
 
@@ -153,6 +154,31 @@ def test_patience_and_thresholds_hold_samples_out() -> None:
     assert stage["best_epoch"] == stage["epochs"] - 1
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("decoding", ["per_label", "expected_f1"])
+def test_sets_are_made_by_the_decoder_that_the_run_chose(decoding: str, sparse: bool, tmp_path: Path) -> None:
+    x, y = sets()
+    y = y if sparse else y.toarray()
+    model = small(
+        epochs=3, settings=(f"evaluation.decoding={decoding}",), validation_fraction=0.4, folder=tmp_path / "run"
+    ).fit(x, y)
+    run = load_run(tmp_path / "run")
+    assert model.decoder_.row() == run.decoder.row()
+    expected = run.decoder.predict(predict_scores(run, csr_array(x, dtype=np.float32), top=run.kept)).toarray()
+    found = model.predict(x)
+    np.testing.assert_array_equal(found.toarray() if sparse else found, expected)
+    assert (expected != (model.predict_proba(x) > (run.threshold or 0.5))).any(), "it matters here"
+    margins = model.decision_function(x)
+    assert np.isfinite(margins).all()
+    if decoding == "per_label":
+        np.testing.assert_array_equal(margins > 0, expected)
+    else:
+        assert np.isnan(model.threshold_)
+        assert expected.any(axis=1).all()
+    again = pickle.loads(pickle.dumps(model)).predict(x)
+    np.testing.assert_array_equal(again.toarray() if sparse else again, expected)
+
+
 def test_seeds_and_the_callers_random_numbers() -> None:
     x, y = sets()
     first, again = (small(epochs=2).fit(x, y).predict_proba(x) for _ in range(2))
@@ -223,6 +249,7 @@ def test_errors() -> None:
         ({"loss": "bec"}, "objective.loss"),
         ({"batch_size": 0}, "training.batch_size"),
         ({"settings": ("training.batchsize=3",)}, "did you mean 'batch_size'"),
+        ({"threshold": 0.3, "settings": ("evaluation.decoding=per_label",)}, "threshold: expected 'f1_example' with"),
     ]
     for settings, message in cases:
         with pytest.raises(ConfigError, match=message):

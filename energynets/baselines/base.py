@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
 from energynets.data.dataset import Documents, Inputs, TextDocuments, TokenSequences
-from energynets.errors import CheckpointError, DataError, ShapeError
+from energynets.errors import CheckpointError, ConfigError, DataError, ShapeError
 from energynets.metrics.scores import TopScores
 
 Progress = Callable[[int, int], None]
@@ -124,6 +124,20 @@ def require_training(documents: Documents) -> Documents:
     """
     if len(documents) == 0:
         raise DataError("no training documents: a baseline needs at least one")
+    return documents
+
+
+def require_known(documents: Documents, kind: str) -> Documents:
+    """The same documents, of a baseline that cannot leave a label out of one document and learn it from another.
+
+    Raises:
+        ConfigError: some labels are unknown.
+    """
+    if documents.unknown is not None and (count := documents.unknown.count_nonzero()):
+        raise ConfigError(
+            f"baseline {kind}: expected training documents whose labels are all known, got {count} unknown ones: use "
+            "linear, neighbours or label_frequency, or leave these documents out"
+        )
     return documents
 
 

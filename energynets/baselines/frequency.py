@@ -15,7 +15,7 @@ from energynets.metrics.scores import TopScores, canonical_labels
 class LabelFrequency(Baseline):
     """Every document gets each label's share of the training documents.
 
-    score_l = n_l / N
+    score_l = n_l / N_l,   N_l the documents where it is known whether l is true
     """
 
     kind: ClassVar[str] = "label_frequency"
@@ -56,6 +56,9 @@ class LabelFrequency(Baseline):
 
 
 def label_frequencies(documents: Documents) -> np.ndarray:
-    """(L,) float32: the share of documents with each label."""
+    """(L,) float32: the share of documents with each label, of those that know it; 0 where none does."""
     counts = np.bincount(canonical_labels(documents.labels).indices, minlength=documents.num_labels)
-    return (counts / len(documents)).astype(np.float32)
+    if documents.unknown is None:
+        return (counts / len(documents)).astype(np.float32)
+    unknown = np.bincount(canonical_labels(documents.unknown).indices, minlength=documents.num_labels)
+    return (counts / np.maximum(len(documents) - unknown, 1)).astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 
-from energynets.baselines.base import Baseline, Progress, State
+from energynets.baselines.base import Baseline, Progress, State, require_known
 from energynets.baselines.rows import UnitRows
 from energynets.data.dataset import Documents
 from energynets.errors import ConfigError, DataError, MissingExtraError, nearest
@@ -77,9 +77,11 @@ class LabelTree(Baseline):
         """Grow the trees and fit their nodes; `progress(trees done, num_trees)`.
 
         Raises:
+            ConfigError: some labels are unknown.
             DataError: no documents, or raw text.
             MissingExtraError: napkinxc is not installed.
         """
+        require_known(documents, self.kind)
         plt = _plt()
         self.reader = UnitRows.fit(documents)
         rows, labels = self.reader.apply(documents.inputs), canonical_labels(documents.labels)

@@ -40,7 +40,8 @@ class LinearOneVsRest(Baseline):
     Scores are sigmoid(w_l . x + b_l): for `logistic` the fitted probability, for `hinge` a monotone map of the margin
     into (0, 1) and no probability. Token sequences become tf-idf rows, with statistics of the training documents;
     tables are taken as they are. A label that no training document has, or that all have, scores its smoothed rate
-    (n_l + 1/2) / (N + 1) everywhere. Both solvers are deterministic, whatever the number of threads.
+    (n_l + 1/2) / (N + 1) everywhere. Where it is unknown whether a document has a label, the label's classifier is
+    fitted on the other documents, which are then its N. Both solvers are deterministic, whatever the number of threads.
 
     Args:
         loss: "logistic" or "hinge".
@@ -81,10 +82,11 @@ class LinearOneVsRest(Baseline):
         self.tfidf = TfIdf.fit(counts) if isinstance(documents.inputs, TokenSequences) else None
         rows = counts if self.tfidf is None else self.tfidf.apply(counts)
         labels = csc_array(canonical_labels(documents.labels))
+        unknown = None if documents.unknown is None else csc_array(canonical_labels(documents.unknown))
         solve = _solver(self.loss, self.C, rows)
         columns = _Columns(rows.shape[1], documents.num_labels)
         self.unconverged = 0
-        for label, (weights, bias, converged) in enumerate(_each_label(solve, labels, self.threads)):
+        for label, (weights, bias, converged) in enumerate(_each_label(solve, labels, unknown, self.threads)):
             columns.append(weights, bias)
             self.unconverged += not converged
             if progress is not None:
@@ -147,40 +149,51 @@ class LinearOneVsRest(Baseline):
 Solution = tuple[np.ndarray | None, float, bool]  # weights (None: all 0), bias, converged
 
 
-def _solver(loss: str, C: float, rows: csr_array) -> Callable[[np.ndarray], Solution]:
-    """A function from the training documents of a label to its classifier."""
+def _solver(loss: str, C: float, rows: csr_array) -> Callable[[np.ndarray, np.ndarray], Solution]:
+    """A function from the training documents of a label, and those that may have it or not, to its classifier."""
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.svm import LinearSVC
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "baselines", "the linear baseline") from error
-    num_rows = rows.shape[0]
     # what liblinear reads, so that no label pays for a conversion
     matrix = csr_matrix(
         (rows.data.astype(np.float64), rows.indices.astype(np.int32), rows.indptr.astype(np.int32)), shape=rows.shape
     )
 
-    def solve(positives: np.ndarray) -> Solution:
-        if len(positives) in (0, num_rows):
-            rate = (len(positives) + 0.5) / (num_rows + 1)
+    def solve(positives: np.ndarray, unknown: np.ndarray) -> Solution:
+        num_known = rows.shape[0] - len(unknown)
+        if len(positives) in (0, num_known):
+            rate = (len(positives) + 0.5) / (num_known + 1)
             return None, float(np.log(rate / (1 - rate))), True
-        targets = np.zeros(num_rows, dtype=np.int8)
+        targets, known = np.zeros(rows.shape[0], dtype=np.int8), matrix
         targets[positives] = 1
+        if len(unknown):
+            kept = np.delete(np.arange(len(targets)), unknown)
+            targets, known = targets[kept], matrix[kept]
         # the primal solvers: the dual ones draw from a random stream that threads would share
         model = LogisticRegression(C=C, solver="liblinear") if loss == "logistic" else LinearSVC(C=C, dual=False)
-        model.fit(matrix, targets)
+        model.fit(known, targets)
         converged = int(np.max(model.n_iter_)) < model.max_iter
         return model.coef_[0].astype(np.float32), float(model.intercept_[0]), converged
 
     return solve
 
 
-def _each_label(solve: Callable[[np.ndarray], Solution], labels: csc_array, threads: int | None) -> Iterator[Solution]:
+def _each_label(
+    solve: Callable[[np.ndarray, np.ndarray], Solution],
+    labels: csc_array,
+    unknown: csc_array | None,
+    threads: int | None,
+) -> Iterator[Solution]:
     """The solutions of labels 0, 1, ... in order, several at a time: liblinear releases the interpreter lock."""
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    positives = (labels.indices[labels.indptr[i] : labels.indptr[i + 1]] for i in range(labels.shape[1]))
+    def documents_of(pairs: csc_array | None) -> Iterator[np.ndarray]:
+        for i in range(labels.shape[1]):
+            yield np.zeros(0, np.int32) if pairs is None else pairs.indices[pairs.indptr[i] : pairs.indptr[i + 1]]
+
     # BLAS threads inside ours would fight for the same cores: with many columns, ten times slower
     with (
         warnings.catch_warnings(),
@@ -188,7 +201,7 @@ def _each_label(solve: Callable[[np.ndarray], Solution], labels: csc_array, thre
         ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
-        yield from pool.map(solve, positives)
+        yield from pool.map(solve, documents_of(labels), documents_of(unknown))
 
 
 class _Columns:

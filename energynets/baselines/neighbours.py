@@ -26,8 +26,9 @@ class NearestNeighbours(Baseline):
         score_l(x) = sum_{n in kNN(x)} c_n^p y_nl / sum_{n in kNN(x)} c_n^p,   c_n = max(0, cos(x, x_n))
 
     Token sequences and tables of counts become tf-idf rows (statistics of the training documents), other tables are
-    scaled to unit length. A document similar to none gets the label frequencies. Equally similar neighbours: the
-    earlier training document is nearer.
+    scaled to unit length. A document similar to none gets the label frequencies. A neighbour of which it is unknown
+    whether it has a label is in neither sum; where that is all neighbours, the label gets its frequency. Equally
+    similar neighbours: the earlier training document is nearer.
 
     Args:
         num_neighbours: k, >= 1; all training documents where there are fewer.
@@ -49,6 +50,7 @@ class NearestNeighbours(Baseline):
         self.rows: csr_array | None = None  # (N, D), unit length
         self.columns: csr_array | None = None  # the same, (D, N)
         self.labels: csr_array | None = None  # (N, L)
+        self.unknown: csr_array | None = None  # (N, L)
         self.frequencies: np.ndarray | None = None  # (L,)
         self.reader: UnitRows | None = None
 
@@ -58,6 +60,7 @@ class NearestNeighbours(Baseline):
         self.rows = self.reader.apply(documents.inputs)
         self.columns = csr_array(self.rows.T)
         self.labels = canonical_labels(documents.labels)
+        self.unknown = None if documents.unknown is None else canonical_labels(documents.unknown)
         self.frequencies = label_frequencies(documents)
         if progress is not None:
             progress(1, 1)
@@ -89,7 +92,7 @@ class NearestNeighbours(Baseline):
                 found.data[found.data >= COPY] = 0
             return found.toarray()
 
-        near = NearLabels(self.labels, self.frequencies, self.num_neighbours, self.power)
+        near = NearLabels(self.labels, self.frequencies, self.num_neighbours, self.power, self.unknown)
         return near.in_batches(self.reader.apply(inputs), similarities, batch_size)
 
     @property
@@ -99,8 +102,8 @@ class NearestNeighbours(Baseline):
 
     @property
     def num_parameters(self) -> int:
-        """Stored entries of the training rows and labels."""
-        return 0 if self.rows is None or self.labels is None else int(self.rows.nnz + self.labels.nnz)
+        """Stored entries of the training rows and labels, known and unknown."""
+        return sum(int(kept.nnz) for kept in (self.rows, self.labels, self.unknown) if kept is not None)
 
     def _settings(self) -> dict[str, Any]:
         return {"num_neighbours": self.num_neighbours, "power": self.power}
@@ -109,6 +112,7 @@ class NearestNeighbours(Baseline):
         if self.reader is None or self.rows is None or self.labels is None or self.frequencies is None:
             return {}
         arrays = pack_csr("rows", self.rows) | pack_csr("labels", self.labels)
+        arrays |= {} if self.unknown is None else pack_csr("unknown", self.unknown)
         return arrays | {"frequencies": self.frequencies} | self.reader.arrays()
 
     @classmethod
@@ -116,6 +120,7 @@ class NearestNeighbours(Baseline):
         baseline = cls(settings["num_neighbours"], power=settings["power"])
         if "frequencies" in arrays:
             baseline.rows, baseline.labels = unpack_csr("rows", arrays), unpack_csr("labels", arrays)
+            baseline.unknown = unpack_csr("unknown", arrays) if "unknown.shape" in arrays else None
             baseline.columns = csr_array(baseline.rows.T)
             baseline.frequencies = arrays["frequencies"]
             baseline.reader = UnitRows.restore(arrays)
@@ -131,12 +136,14 @@ class NearLabels:
         frequencies: (L,).
         num_neighbours: k.
         power: p.
+        unknown: (N, L), ones where nobody knows whether the label is true: such a pair is in neither sum.
     """
 
     labels: csr_array
     frequencies: np.ndarray
     num_neighbours: int
     power: float
+    unknown: csr_array | None = None
 
     def in_batches(self, rows: Any, similarities: Callable[[Any], np.ndarray], batch_size: int) -> Iterator[csr_array]:
         """The scores of all labels, (B, L) float64, of some documents after others.
@@ -161,11 +168,24 @@ class NearLabels:
             (weights.ravel(), near.indices.ravel().astype(np.int64), offsets), shape=(len(near), near.num_labels)
         )
         shares = csr_array(mixture @ self.labels)
+        if self.unknown is not None:
+            shares = self._of_known(shares, mixture, self.unknown)
         shares.data = np.minimum(shares.data, 1.0)  # a sum of weights may round above 1
         lonely = totals == 0
         if lonely.any():
             shares = csr_array(shares + csr_array(lonely * 1.0) @ csr_array(self.frequencies[None, :]))
         return shares
+
+    def _of_known(self, shares: csr_array, mixture: csr_array, unknown: csr_array) -> csr_array:
+        """Shares of the weight of those neighbours that know the label, and its frequency where none does."""
+        silent = csr_array(mixture @ unknown)  # weight of the others
+        silent.data = 1 / np.maximum(1 - silent.data, np.finfo(np.float64).eps) - 1
+        shares = csr_array(shares + shares.multiply(silent))
+        # Counted, for a sum of weights may round away from 1.
+        votes = csr_array(((mixture.data > 0) * 1.0, mixture.indices, mixture.indptr), shape=mixture.shape)
+        nobody = csr_array(votes @ unknown)
+        nobody.data = (nobody.data == np.repeat(votes.sum(axis=1), np.diff(nobody.indptr))) * (nobody.data > 0)
+        return csr_array(shares + nobody.multiply(self.frequencies[None, :]))
 
 
 def top_scores(shares: Iterable[csr_array], k: int) -> TopScores:

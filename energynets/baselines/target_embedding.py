@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 
-from energynets.baselines.base import Baseline, Progress, State, pack_csr, unpack_csr
+from energynets.baselines.base import Baseline, Progress, State, pack_csr, require_known, unpack_csr
 from energynets.baselines.frequency import label_frequencies
 from energynets.baselines.neighbours import NearLabels, top_scores
 from energynets.baselines.rows import UnitRows
@@ -68,9 +68,11 @@ class TargetEmbedding(Baseline):
         """Embed the label vectors, then regress; `progress(done, 2)`.
 
         Raises:
+            ConfigError: some labels are unknown.
             DataError: no documents, or raw text.
             MissingExtraError: scikit-learn is not installed.
         """
+        require_known(documents, self.kind)
         try:
             from sklearn.decomposition import TruncatedSVD
             from sklearn.linear_model import Ridge

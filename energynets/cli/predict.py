@@ -159,16 +159,18 @@ def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any
 
 
 def _lines(source: str) -> list[str]:
-    """One document a line."""
+    """One document a line, which ends at a newline and nowhere else, as the readers have it."""
     try:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
         raise DataError(f"{source}: cannot read: {error.strerror}") from None
     where = "standard input" if source == "-" else source
     try:
-        lines = content.decode("utf-8").splitlines()
+        lines = content.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 at byte {error.start}") from None
+    if not lines[-1]:  # what follows the last newline
+        lines.pop()
     if not lines:
         raise DataError(f"{where}: no documents; expected one a line")
-    return lines
+    return [line.removesuffix("\r") for line in lines]

@@ -39,7 +39,8 @@ class EndToEnd:
             that are not listed may be true, and the loss is `propensity_bce`.
 
     Raises:
-        ConfigError: an unknown name, a negative weight, or a propensity with another loss than `bce`.
+        ConfigError: an unknown name, a negative weight, a propensity with another loss than `bce`, or one that is not
+            in (0, 1].
 
     Source: Belanger, Yang & McCallum (2017), section 4; the weights are their equation 10.
 
@@ -69,7 +70,7 @@ class EndToEnd:
         if propensity is not None and loss != "bce":
             raise ConfigError(f"objective.propensity: goes with loss bce alone, got {loss}")
         self.loss = loss
-        self.propensity = propensity
+        self.propensity = None if propensity is None else _checked(propensity)
         self.steps = steps
         self.convergence_penalty = convergence_penalty
         self._loss = loss_by_name(loss)
@@ -141,6 +142,23 @@ class EndToEnd:
         if observed is not None:  # which stay
             moved = moved.masked_fill(observed.mask, 0)
         return loss + self.convergence_penalty * moved.square().sum() / max(len(logits), 1)
+
+
+def _checked(propensity: Tensor | float) -> Tensor | float:
+    """The same chances, one number as a float."""
+    expected = "objective.propensity: expected a number in (0, 1] or a tensor of them, (L,)"
+    if isinstance(propensity, Tensor):
+        wrong = propensity[~((propensity > 0) & (propensity <= 1))]
+        if wrong.numel():
+            raise ConfigError(f"{expected}, got {wrong[0].item():g} among them")
+        return propensity
+    try:
+        number = float(propensity)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{expected}, got {propensity!r}") from None
+    if not 0 < number <= 1:
+        raise ConfigError(f"{expected}, got {propensity!r}")
+    return number
 
 
 def move(energy: Energy, logits: Tensor, context: Any) -> Tensor:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from energynets.data.dataset import MultiLabelDataset
-from energynets.errors import ConfigError, nearest
+from energynets.errors import ConfigError, DataError, nearest
 from energynets.metrics import (
     DECODERS,
     Decoder,
@@ -75,7 +75,11 @@ class Measures:
 
     @classmethod
     def of(cls, settings: Evaluation, dataset: MultiLabelDataset) -> Measures:
-        """From the configuration and the training labels."""
+        """From the configuration and the training labels.
+
+        Raises:
+            DataError: there is no training split.
+        """
         return cls.make(
             dataset, settings.ks, settings.propensity, settings.top, settings.threshold_rule, settings.decoding
         )
@@ -92,6 +96,11 @@ class Measures:
     ) -> Measures:
         labels = dataset.num_labels
         ks = tuple(k for k in ks if k <= labels) or (1,)
+        if "train" not in dataset.splits:
+            raise DataError(
+                f"data set {dataset.name!r}: expected a training split, whose label frequencies say the propensities "
+                f"of psp@k and psndcg@k; it has {', '.join(dataset.splits)}: give it the training documents besides"
+            )
         training = dataset.documents.labels[dataset.splits["train"]]
         return cls(
             ks, inverse_propensity(training, *propensity), scores_kept(labels, top, ks), rule, check_decoding(decoding)
@@ -168,7 +177,7 @@ def evaluate(
 
     Raises:
         ConfigError: a model without a data set, or a fraction that is none.
-        DataError: no such split.
+        DataError: no such split, or no training split.
     """
     if observed is not None and not 0 <= observed < 1:
         raise ConfigError(f"evaluate: expected a fraction of observed labels in [0, 1), got {observed:g}")

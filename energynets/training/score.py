@@ -23,9 +23,10 @@ from energynets.objectives.losses import probabilities
 from energynets.top import top_positions
 from energynets.training.machine import synchronize
 
-# Scores a baseline is asked for where some will be left out: so many for one that is kept, and at least.
+# Scores a baseline is asked for first where some will be left out: so many for one that is kept, and at least.
 _SPARE, _SPARE_LEAST = 4, 1024
 _BASELINE_ROWS = 1024
+_BASELINE_SCORES = 2**24  # held at a time where that was not enough
 
 OnBatch = Callable[[int, int], None]
 OnInference = Callable[[InferenceResult], None]
@@ -169,14 +170,14 @@ def top_probabilities(logits_BL: Tensor, k: int, loss: str, left_out_BL: Tensor 
     return indices_BK, values_BK
 
 
-def _leaving_out(scores: TopScores, out: Sequence[Reveal], k: int) -> TopScores:
-    """The k best labels of those that none of `out` has, some documents at a time."""
+def _leaving_out(scores: TopScores, out: Sequence[Reveal], k: int, rows: np.ndarray) -> TopScores:
+    """The k best labels of those that none of `out` has, some documents at a time; `rows` are their numbers in it."""
     parts = []
     for begin in range(0, len(scores), _BASELINE_ROWS):
         part = scores[begin : begin + _BASELINE_ROWS]
-        rows = np.arange(begin, begin + len(part))[:, None]
+        here = rows[begin : begin + len(part), None]
         left_out, everywhere = (
-            np.logical_or.reduce([reveal.at(rows, labels) for reveal in out])
+            np.logical_or.reduce([reveal.at(here, labels) for reveal in out])
             for labels in (part.indices, np.arange(scores.num_labels))
         )
         parts.append(part.leaving_out(left_out, (~everywhere).sum(1), k))
@@ -199,11 +200,30 @@ def _score_baseline(
     began = time.perf_counter()
     out = [] if reveal is None else [reveal]
     out += [] if documents.unknown is None else [GivenReveal(documents.unknown)]
-    scores: TopScores = model.scores(documents, min(max(_SPARE * k, _SPARE_LEAST), documents.num_labels) if out else k)
+    scores: TopScores
     if out:
-        scores = _leaving_out(scores, out, k)
+        scores = _scores_of_rest(model, documents, out, k)
+    else:
+        scores = model.scores(documents, k)
     if seconds is not None:
         seconds.append((time.perf_counter() - began) / max(1, len(documents)))
     if on_batch is not None:
         on_batch(len(documents), len(documents))
+    return scores
+
+
+def _scores_of_rest(model: Any, documents: Documents, out: Sequence[Reveal], k: int) -> TopScores:
+    """The k best labels that none of `out` has, whatever it leaves of the best ones."""
+    num_labels = documents.num_labels
+    asked = min(max(_SPARE * k, _SPARE_LEAST), num_labels)
+    scores = _leaving_out(model.scores(documents, asked), out, k, np.arange(len(documents)))
+    assert scores.ranked is not None
+    # Asked for as many as are left out besides, these documents cannot run short again.
+    short = np.flatnonzero((scores.values != NOT_RANKED).sum(1) < np.minimum(k, scores.ranked))
+    at_once = max(1, _BASELINE_SCORES // num_labels)
+    for begin in range(0, len(short) if asked < num_labels else 0, at_once):
+        rows = short[begin : begin + at_once]
+        enough = min(num_labels, k + num_labels - int(scores.ranked[rows].min()))
+        found = _leaving_out(model.scores(documents[rows], enough), out, k, rows)
+        scores.indices[rows], scores.values[rows] = found.indices, found.values
     return scores

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,66 @@ def test_label_frequencies() -> None:
     top = LabelFrequency().fit(documents).scores(documents, 2)
     assert top.indices.tolist() == [[2, 0]] * 4
     assert top.values.tolist() == [[0.75, 0.25]] * 4
+
+
+def with_unknown(documents: Documents, share: float = 0.5) -> tuple[Documents, np.ndarray]:
+    """The same, nobody knowing some of the labels, true ones and false ones; and which, (N, L)."""
+    hidden = np.random.default_rng(7).random(documents.labels.shape) < share
+    labels = csr_array(documents.labels.toarray() * ~hidden)
+    return replace(documents, labels=labels, unknown=csr_array(hidden.astype(np.float32))), hidden
+
+
+def test_frequencies_are_of_the_documents_that_know_the_label() -> None:
+    labels, unknown = np.zeros((60, 3), np.float32), np.zeros((60, 3), np.float32)
+    unknown[:40, 0], labels[40:52, 0], labels[:15, 1], unknown[:, 2] = 1, 1, 1, 1
+    documents = Documents(csr_array((60, 2), dtype=np.float32), csr_array(labels), unknown=csr_array(unknown))
+    found = dense(LabelFrequency().fit(documents).scores(documents, 3))
+    np.testing.assert_allclose(found[0], [0.6, 0.25, 0])
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_linear_fits_each_label_on_the_documents_that_know_it(loss: str) -> None:
+    pytest.importorskip("sklearn")
+    train, hidden = with_unknown(table(0, 80))
+    test = table(1, 30)
+    model = LinearOneVsRest(loss, C=0.7, threads=2).fit(train)  # type: ignore[arg-type]
+    for label in range(NUM_LABELS):
+        alone = LinearOneVsRest(loss, C=0.7).fit(table(0, 80)[np.flatnonzero(~hidden[:, label])])  # type: ignore[arg-type]
+        expected = alone.decisions(test.inputs)[:, label]
+        np.testing.assert_allclose(model.decisions(test.inputs)[:, label], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_neighbours_that_do_not_know_a_label_do_not_vote_on_it(share: float, tmp_path: Path) -> None:
+    (train, hidden), test = with_unknown(table(0, 80, dense=True), share), table(1, 30, dense=True)
+    model = NearestNeighbours(5).fit(train)
+    rows, near = UnitRows.fit(train), train.labels.toarray()
+    cosines = rows.apply(test.inputs).toarray() @ rows.apply(train.inputs).toarray().T
+    expected, frequencies = np.zeros((30, NUM_LABELS)), near.sum(0) / np.maximum((~hidden).sum(0), 1)
+    for n, cosine in enumerate(cosines):
+        nearest = np.argsort(-cosine, kind="stable")[:5]
+        weights = np.maximum(cosine[nearest], 0)[:, None] ** 2.0 * ~hidden[nearest]
+        totals = weights.sum(0)
+        voted = (weights * near[nearest]).sum(0) / np.where(totals > 0, totals, 1)
+        expected[n] = np.where(totals > 0, voted, frequencies)
+    np.testing.assert_allclose(model.shares(test.inputs).toarray(), expected, rtol=1e-4, atol=1e-6)
+    model.save(tmp_path)
+    same(load_baseline(tmp_path).scores(test, 4), model.scores(test, 4))
+
+
+def test_documents_that_know_every_label_are_as_without_a_mask() -> None:
+    train, test = table(0, 80), table(1, 30)
+    masked = replace(train, unknown=csr_array(train.labels.shape, dtype=np.float32))
+    for make in FITTED.values():
+        same(make().fit(masked).scores(test, 4), make().fit(train).scores(test, 4))
+
+
+@pytest.mark.parametrize("baseline", [TargetEmbedding(5), LabelTree()])
+def test_baselines_that_cannot_leave_labels_out_refuse_unknown_ones(baseline: Baseline) -> None:
+    train, hidden = with_unknown(table(0, 80))
+    message = rf"baseline {baseline.kind}: expected .* all known, got {hidden.sum()} unknown ones: use linear"
+    with pytest.raises(ConfigError, match=message):
+        baseline.fit(train)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "hinge"])

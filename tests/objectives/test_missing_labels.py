@@ -113,6 +113,33 @@ def test_a_propensity_goes_with_bce_alone() -> None:
         EndToEnd("mse", propensity=0.5)
 
 
+@pytest.mark.parametrize(
+    ("propensity", "came"),
+    [
+        (0, "got 0$"),
+        (0.0, r"got 0\.0"),
+        (-1, "got -1"),
+        (2, "got 2"),
+        (float("nan"), "got nan"),
+        ("half", "got 'half'"),
+        (torch.tensor([0.5, 0.0]), "got 0 among them"),
+        (torch.tensor([0.5, 1.5]), r"got 1\.5 among them"),
+        (torch.tensor([0.5, torch.nan]), "got nan among them"),
+    ],
+)
+def test_a_propensity_that_is_no_chance_is_named(propensity: Tensor | float, came: str) -> None:
+    with pytest.raises(ConfigError, match=rf"objective.propensity: expected a number in \(0, 1\] .*{came}"):
+        EndToEnd(propensity=propensity)
+
+
+def test_one_propensity_may_be_any_number() -> None:
+    assert isinstance(EndToEnd(propensity=1).propensity, float)
+    assert EndToEnd(propensity=np.float32(0.5)).with_loss("bce").propensity == 0.5  # type: ignore[arg-type]
+    chances = torch.tensor([0.5, 1.0])
+    assert EndToEnd(propensity=chances).propensity is chances
+    assert EndToEnd(propensity=torch.tensor(1)).propensity == 1
+
+
 # ----------------------------------------------------------------------------------------------------------- end to end
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from test_resume import assert_same_run
 from torch import Tensor, nn
 from toy_run import CLASSIFIER, SPEN, run_toy, stage, toy_data, toy_experiment
 
+from energynets.baselines import NearestNeighbours
 from energynets.cli import main
 from energynets.config import Experiment
 from energynets.data.batches import SparseBatch
@@ -173,6 +175,29 @@ def test_a_baseline_is_measured_like_a_network(case: Any) -> None:
     np.testing.assert_array_equal(network.ranked, baseline.ranked)
     np.testing.assert_array_equal(baseline.values != NOT_RANKED, there)
     np.testing.assert_array_equal(network.indices[there], baseline.indices[there])
+
+
+@pytest.mark.parametrize("at_once", [1, 2**24])
+def test_a_baseline_has_its_k_scores_however_many_of_its_best_are_shown(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = csr_array(rng.random((50, 8)).astype(np.float32))
+    labels = csr_array((rng.random((50, 60)) < 0.2).astype(np.float32))
+    baseline, documents = NearestNeighbours(20).fit(Documents(rows, labels)), Documents(rows[:30], labels[:30])
+    shown = RandomReveal(0.3, 1.0, (3,))
+    whole = score(baseline, documents, k=6, reveal=shown)
+    score_module = importlib.import_module("energynets.training.score")  # the package has a function of that name
+    monkeypatch.setattr(score_module, "_SPARE_LEAST", 8)
+    monkeypatch.setattr(score_module, "_SPARE", 1)
+    monkeypatch.setattr(score_module, "_BASELINE_SCORES", at_once)
+    found = score(baseline, documents, k=6, reveal=shown)
+    assert whole.ranked is not None
+    assert ((whole.values != NOT_RANKED).sum(1) == np.minimum(6, whole.ranked)).all()
+    there = whole.values != NOT_RANKED
+    np.testing.assert_array_equal(found.values, whole.values)
+    np.testing.assert_array_equal(found.indices[there], whole.indices[there])
+    np.testing.assert_array_equal(found.ranked, whole.ranked)
 
 
 def test_without_anything_to_leave_out_scores_are_as_ever() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,9 @@ def test_evaluate_a_run_gives_its_row(spen: Path) -> None:
     assert evaluate(spen, data, threshold=0.5)["f1_example"] == row["metrics"]["test"]["f1_example_at_0.5"]
     with pytest.raises(DataError, match="no split 'dev'"):
         evaluate(spen, data, split="dev")
+    test_alone = replace(data, splits={"test": data.splits["test"]})
+    with pytest.raises(DataError, match=r"expected a training split, .*; it has test: give it the training documents"):
+        evaluate(spen, test_alone)
 
 
 def test_calibration_of_the_test_split_is_in_the_row(spen: Path) -> None:
