@@ -159,6 +159,12 @@ class Comparison:
         return differences([self])
 
     @property
+    def untested(self) -> bool:
+        """Whether there are results, and none of them on a test split."""
+        results = [result for row in self.rows for result in row.results]
+        return bool(results) and not any(result["metrics"].get("test") for result in results)
+
+    @property
     def failures(self) -> list[str]:
         """`<row>-seed<k>: why`, for every cell without a result."""
         return [f"{row.name}-seed{seed}: {why}" for row in self.rows for seed, why in row.failures.items()]
@@ -169,7 +175,8 @@ class Comparison:
 
         rows = []
         for row in self.rows:
-            names = list(row.results[0]["metrics"]["test"]) if row.results else []
+            splits = row.results[0]["metrics"] if row.results else {}
+            names = list(splits.get("test") or splits.get("validation", {}))
             quantities = ("train_seconds", "inference_ms_per_document", "peak_memory_bytes", "parameters")
             rows.append(
                 {

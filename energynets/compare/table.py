@@ -118,6 +118,9 @@ def caption(comparison: Comparison) -> list[str]:
         lines.append(f"Data: {data['name']}, {sizes}, {data['labels']:,} labels; sha256 {data['sha256'][:12]}.")
     spread = "mean ± sample standard deviation over" if len(comparison.seeds) > 1 else "of"
     lines.append(f"Metrics on test, times 100, {spread} seed{'s' * (len(comparison.seeds) > 1)} {seeds}.")
+    if comparison.untested:
+        # Thresholds and epochs were chosen on validation: its metrics would pass for more than they are.
+        lines.append("There is no test split, so none is shown; metrics on validation are in results.json.")
     once = [row.name for row in comparison.rows if len(row.results) == 1 and not row.failures]
     if once and len(comparison.seeds) > 1:
         lines.append(f"Run once, as no seed changes them: {', '.join(once)}.")
