@@ -22,6 +22,7 @@ from energynets.compare.files import write
 from energynets.compare.plots.traces import _scale
 from energynets.compare.report import CONTENTS, to_html
 from energynets.compare.report.learned import label_ties
+from energynets.compare.report.tables import findings
 
 
 @pytest.fixture(scope="module", params=["as an earlier version wrote them", "with everything", "and the rest"])
@@ -147,6 +148,22 @@ def test_only_significant_differences_are_marked(everything: str) -> None:
     assert table.count("▼") == 1 + 5
     for finding in ("▲ spen is significantly better than linear in P@1", "▼ icnn is significantly worse than linear"):
         assert finding in " ".join(re.sub(r"<[^>]+>", "", everything).split())
+
+
+def test_findings_are_of_all_rows_where_no_energy_was_tested(tmp_path: Path) -> None:
+    found = full(tmp_path / "demo")
+    classifiers = tuple(dataclasses.replace(row, energy=False) for row in found.rows)
+    lone = tuple(dataclasses.replace(row, energy=row.name == "spen") for row in found.rows)
+    for changes, said in (
+        ({"rows": classifiers}, ["spen is significantly better than linear", "icnn is significantly worse"]),
+        ({"rows": lone, "reference": "spen"}, ["linear is significantly worse than spen", "icnn is significantly"]),
+    ):
+        told = [finding["text"] for finding in findings(dataclasses.replace(found, **changes))]
+        assert not any("too few seeds" in text for text in told)
+        for each in said:
+            assert any(text.startswith(each) for text in told)
+    (few,) = findings(comparison(tmp_path / "three"))
+    assert few["text"].endswith("not tested: too few seeds.")
 
 
 def test_page_loads_nothing(html: str) -> None:
