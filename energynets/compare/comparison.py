@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -326,6 +327,8 @@ def run_table(
             raise NothingFinishedError(f"--finished: no run is finished in {folder}")
         if len(runnable) < len(cells):
             notes = (*notes, f"{len(runnable)} of {len(cells)} runs are finished; the others are not in the table.")
+            if begun := _begun(runnable, cells):
+                notes = (*notes, f"Seeds done: {begun}.")
             experiments = [e for e in experiments if any(cell.experiment is e for cell in runnable)]
             cells = runnable
             seeds = tuple(seed for seed in seeds if any(cell.seed == seed for cell in cells))
@@ -358,6 +361,12 @@ def run_table(
 
     write(comparison)
     return comparison
+
+
+def _begun(done: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    """`spen 1 of 10`, of each experiment with some of its runs done and not all."""
+    wanted, there = (Counter(cell.experiment.name for cell in some) for some in (cells, done))
+    return ", ".join(f"{name} {there[name]} of {count}" for name, count in wanted.items() if 0 < there[name] < count)
 
 
 def with_linear_line(experiments: Sequence[Experiment]) -> list[Experiment]:

@@ -121,7 +121,7 @@ def caption(comparison: Comparison) -> list[str]:
     if comparison.untested:
         # Thresholds and epochs were chosen on validation: its metrics would pass for more than they are.
         lines.append("There is no test split, so none is shown; metrics on validation are in results.json.")
-    once = [row.name for row in comparison.rows if len(row.results) == 1 and not row.failures]
+    once = [row.name for row in comparison.rows if row.deterministic and row.results]
     if once and len(comparison.seeds) > 1:
         lines.append(f"Run once, as no seed changes them: {', '.join(once)}.")
     lines.append(f"F1 is f1_example under {DECODERS[comparison.decoding].words}; beside it the same at 0.5.")

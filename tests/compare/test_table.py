@@ -20,7 +20,7 @@ from results import comparison, result, with_verdicts
 
 from energynets.compare.comparison import Comparison, Row, Spread
 from energynets.compare.files import write
-from energynets.compare.table import print_table, to_csv, to_markdown
+from energynets.compare.table import caption, print_table, to_csv, to_markdown
 
 
 def test_spread_is_mean_and_sample_deviation() -> None:
@@ -43,6 +43,13 @@ def test_markdown_has_mean_and_spread_and_says_how(tmp_path: Path) -> None:
     for said in ("seeds 0, 1, 2", "chosen on validation", "Run once", "floor, linear, ceiling", "sha256 abababababab"):
         assert said in text
     assert "F1 | F1 at 0.5" in text
+
+
+def test_a_row_with_one_seed_so_far_is_not_called_seedless(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    rows = tuple(dataclasses.replace(row, results=row.results[:1]) for row in found.rows)
+    said = caption(dataclasses.replace(found, rows=rows))
+    assert "Run once, as no seed changes them: floor, linear, ceiling." in said
 
 
 def test_the_caption_names_the_decoder(tmp_path: Path) -> None:
