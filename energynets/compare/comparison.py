@@ -160,6 +160,11 @@ class Comparison:
         return differences([self])
 
     @property
+    def together(self) -> list[str]:
+        """Names of the rows some of whose seeds trained at once, in one process."""
+        return [row.name for row in self.rows if any(result.get("together", 1) > 1 for result in row.results)]
+
+    @property
     def untested(self) -> bool:
         """Whether there are results, and none of them on a test split."""
         results = [result for row in self.rows for result in row.results]

@@ -128,7 +128,7 @@ def caption(comparison: Comparison) -> list[str]:
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
     lines += [*comparison.notes, *explain(comparison)]
-    if at_once := [row.name for row in comparison.rows if any(result.get("together", 1) > 1 for result in row.results)]:
+    if at_once := comparison.together:
         lines.append(
             f"Seeds that trained at once, seconds a share of theirs, memory that of all: {', '.join(at_once)}."
         )
