@@ -141,6 +141,27 @@ def test_pairs_that_more_seeds_list_come_first(tmp_path: Path) -> None:
     ]
 
 
+def test_measurements_are_of_the_first_seed_that_has_them(tmp_path: Path) -> None:
+    found = full(tmp_path / "demo")
+    later = dataclasses.replace(found.rows[1], diagnostics=({}, *found.rows[1].diagnostics[1:]))
+    (ties,) = label_ties(dataclasses.replace(found, rows=(found.rows[0], later)))
+    assert (ties["seed"], ties["seeds"]) == (1, 9)
+
+
+def test_peak_memory_is_said_to_be_of_what_it_is(tmp_path: Path, everything: str) -> None:
+    alone = "each in a process of its own, so that its peak memory is its own."
+    assert alone in sections(everything)["cost"]
+    found = full(tmp_path / "demo")
+    rows = tuple(
+        dataclasses.replace(row, results=tuple({**one, "together": 10 if row.energy else 1} for one in row.results))
+        for row in found.rows
+    )
+    said = sections(to_html(dataclasses.replace(found, rows=rows)))["cost"]
+    assert "each in a process of its own but for seeds that trained at once, of spen, icnn: their seconds" in said
+    assert "their peak memory is that of all." in said
+    assert alone not in said
+
+
 def test_only_significant_differences_are_marked(everything: str) -> None:
     said = sections(everything)
     table = said["results"]
