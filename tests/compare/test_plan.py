@@ -112,6 +112,16 @@ def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
         ("seeds: 5", "seed: 5", r"plan.yaml: seed: unknown key 'seed' \(did you mean 'seeds'"),
         ("trials: 6", "trials: 0", "tuning.trials: expected 1 or more, got 0"),
         ("trials: 6", "metric: f1_exmple, trials: 6", "tuning.metric: unknown metric 'f1_exmple' .*'f1_example'"),
+        (
+            "trials: 6",
+            "metric: precision@2, trials: 6",
+            r"rows of one: tuning.metric: cnn does not measure 'precision@2' \(did you mean 'precision@[135]'",
+        ),
+        (
+            "name: two,",
+            "name: two, validation_share: 0,",
+            "rows of two: tuning: cnn has a search space and no validation split .*validation_share above 0, got 0",
+        ),
         ("name: two", "name: one", "data.1.name: expected a name of its own"),
         ("low: 1e-4", "low: 0", f"search.{RATE}.low: a logarithm needs more than 0"),
         ("low: 1e-4", "low: 0.5", "expected low < high, got 0.5 and 0.1"),
