@@ -325,6 +325,9 @@ def run_table(
     runnable = [cell for cell in cells if cell.experiment.name not in failed]
     # Every folder is looked at before anything runs: a clash is told at once, not after hours.
     kept = {cell.name: cell.finished_result() for cell in runnable}
+    if not finished:
+        for cell in runnable:
+            cell.check_unfinished()
     check_same_documents(experiments)
     if finished:
         runnable = [cell for cell in runnable if kept[cell.name]]

@@ -238,7 +238,8 @@ def _row(path: Path, row: PlanRow, data: PlanData | None) -> PlannedRow:
     if data is not None:
         # Which documents is the plan's to say; how a model reads them stays the row's.
         reading = {key: value for key, value in (tree.get("data") or {}).items() if key not in (*SOURCE, "planted")}
-        documents = {key: value for key, value in data.section().items() if key in (*SOURCE, "planted")}
+        # Labels taken out are of the documents: every row of a table learns from the same.
+        documents = {key: value for key, value in data.section().items() if key in (*SOURCE, "planted", "missing")}
         tree["data"] = reading | (documents if row.as_written else data.section())
     experiment = Experiment.from_tree(tree, source=str(config))
     try:

@@ -104,6 +104,17 @@ def test_a_folder_with_runs_of_other_settings_is_refused_before_anything_runs(tm
     assert faked == ["cnn-seed0"]
 
 
+def test_a_run_begun_with_other_settings_is_refused_before_anything_runs(tmp_path: Path, faked: list[str]) -> None:
+    begun = tmp_path / "c" / "runs" / "cnn-seed1"
+    begun.mkdir(parents=True)
+    changed = ("model.features.num_filters=5", "seed=1")
+    (begun / "config.yaml").write_text(experiment("cnn", "classifier", *changed).to_yaml())
+    with pytest.raises(ConfigError, match=r"cnn-seed1: was started with other settings: model.features.num_filters: 5"):
+        compare([experiment("cnn")], seeds=2, folder=tmp_path / "c")
+    assert faked == []
+    Cell(experiment("cnn", "classifier", changed[0]), 1, begun).check_unfinished()
+
+
 @pytest.mark.parametrize(
     ("experiments", "seeds", "expected"),
     [
@@ -138,6 +149,9 @@ def test_data_sections_that_differ_are_read_before_training(tmp_path: Path, fake
     other = experiment("other", "classifier", "data.planted.seed=5")
     with pytest.raises(ConfigError, match="other has other documents or splits than cnn"):
         compare([experiment("cnn"), other], seeds=1, folder=tmp_path / "c")
+    fewer = experiment("fewer", "classifier", "data.missing={fraction: 0.5}")
+    with pytest.raises(ConfigError, match="fewer has other documents or splits than cnn"):
+        compare([experiment("cnn"), fewer], seeds=1, folder=tmp_path / "c")
     same = experiment("named", "classifier", "data.name=called-otherwise")
     compare([experiment("cnn"), same], seeds=1, folder=tmp_path / "d")
     assert faked == ["cnn-seed0", "named-seed0"]

@@ -85,7 +85,8 @@ def test_settings_go_with_a_data_set_or_a_row(tmp_path: Path) -> None:
 def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
     path = write_files(tmp_path, SETS)
     text = path.read_text().replace(
-        "    set: {model.features.num_filters: 3", "    text: {max_tokens: 5}\n    set: {model.features.num_filters: 3"
+        "    set: {model.features.num_filters: 3",
+        "    missing: {fraction: 0.25}\n    text: {max_tokens: 5}\n    set: {model.features.num_filters: 3",
     )
     path.write_text(text.replace("{config: spen.yaml, only", "{config: cnn.yaml, name: own, as_written: true, only"))
     written = Experiment.load(tmp_path / "cnn.yaml")
@@ -93,6 +94,7 @@ def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
     assert (cnn.data.text.max_tokens, cnn.training.batch_size) == (5, 16)
     assert (own.data.text, own.training, own.model) == (written.data.text, written.training, written.model)
     assert own.data.planted == cnn.data.planted != written.data.planted
+    assert own.data.missing == cnn.data.missing is not None
 
 
 @pytest.mark.parametrize(
