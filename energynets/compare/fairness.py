@@ -67,8 +67,12 @@ def check_same_documents(experiments: Sequence[Experiment]) -> None:
     for experiment in sources.values():
         data = experiment.data
         planted = data.planted.model_dump() if data.planted else None
-        missing = {"missing": data.missing.fraction, "missing_seed": data.missing.seed} if data.missing else {}
-        dataset = load_dataset(**{key: getattr(data, key) for key in SOURCE}, planted=planted, **missing)
+        dataset = load_dataset(
+            **{key: getattr(data, key) for key in SOURCE},
+            planted=planted,
+            missing=data.missing.fraction if data.missing else 0.0,
+            missing_seed=data.missing.seed if data.missing else 0,
+        )
         found[experiment.name] = {"data": asdict(dataset.fingerprint)}
         check_fingerprints(found)
 

@@ -192,8 +192,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Plan, di
     for name, rows in tables.items():
         try:
             check_fair([row.experiment for row in rows], tuple(range(plan.seeds)))
-            for row in rows:
-                _check_tunable(row, plan.tuning.metric)
+            for planned in rows:
+                _check_tunable(planned, plan.tuning.metric)
         except ConfigError as error:
             raise ConfigError(f"{path}: rows of {name}: {error}") from None
     for data in plan.data or ():
