@@ -219,26 +219,40 @@ def test_seeds_that_share_a_process(tmp_path: Path, processes: int, monkeypatch:
     assert again.rows[0].results == found.rows[0].results
 
 
+HANGUP = getattr(signal, "SIGHUP", None)
+
+
 @pytest.mark.parametrize(
-    ("options", "training"),
-    [(["--seeds", "1"], [0]), (["--seeds", "2", "--processes", "2"], [0, 1]), (["--seeds", "2", "--together"], [0])],
-    ids=["one", "two", "together"],
+    ("options", "training", "numbers"),
+    [
+        (["--seeds", "1"], [0], [signal.SIGINT]),
+        (["--seeds", "2", "--processes", "2"], [0, 1], [signal.SIGINT]),
+        (["--seeds", "2", "--together"], [0], [signal.SIGINT]),
+        # A closed terminal: the system and the shell each say so.
+        pytest.param(["--seeds", "1"], [0], [HANGUP] * 2, marks=pytest.mark.skipif(not HANGUP, reason="no SIGHUP")),
+    ],
+    ids=["one", "two", "together", "hangup"],
 )
-def test_interrupted_comparison_continues(tmp_path: Path, options: list[str], training: list[int]) -> None:
+def test_interrupted_comparison_continues(
+    tmp_path: Path, options: list[str], training: list[int], numbers: list[signal.Signals]
+) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(experiment("long", "classifier", "training.stages.0.epochs=100000").to_yaml())
     command = [sys.executable, "-m", "energynets", "compare", str(path), *options, "--folder", str(tmp_path / "c")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        _interrupt_once_they_train(process, [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in training])
+        runs = [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in training]
+        _interrupt_once_they_train(process, runs, numbers)
 
 
-def _interrupt_once_they_train(process: subprocess.Popen[str], runs: list[Path]) -> None:
+def _interrupt_once_they_train(process: subprocess.Popen[str], runs: list[Path], numbers: list[signal.Signals]) -> None:
     files = [run / "metrics.jsonl" for run in runs]
     deadline = time.monotonic() + 100
     try:
         while time.monotonic() < deadline and not all(f.exists() and f.stat().st_size > 2000 for f in files):
             time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
+        for number in numbers:
+            os.kill(process.pid, number)
+            time.sleep(0.01)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
