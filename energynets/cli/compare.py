@@ -161,12 +161,16 @@ def _exit_of(failures: list[str]) -> None:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C, and both do even where a shell started us with SIGINT ignored."""
+    """SIGTERM and SIGHUP end like Ctrl-C, which does so even where a shell started us with it ignored."""
+    from energynets.training.interrupt import HANGUP, stopping_signals
 
     def stop(number: int, frame: object) -> None:
+        if number == HANGUP:
+            # A closed terminal is told twice, by system and shell: the second would kill a run that saves itself.
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in stopping_signals()}
     try:
         yield
     finally:

@@ -87,6 +87,18 @@ class Cell:
                 )
         return dict(result)
 
+    def check_unfinished(self) -> None:
+        """That a run begun in the folder can go on.
+
+        Raises:
+            ConfigError: it was begun with other settings, which are listed.
+        """
+        from energynets.training.run import RunFolder
+
+        run = RunFolder(self.folder, writes=False)
+        if run.config.exists() and not run.result.exists():
+            run._check_same(self.experiment.model_copy(update={"seed": self.seed}))
+
     def command(self, config: Path) -> list[str]:
         """The command line that runs the cell."""
         return _train(config, "--set", f"seed={self.seed}", "--folder", str(self.folder))

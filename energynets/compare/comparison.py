@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -159,6 +160,17 @@ class Comparison:
         return differences([self])
 
     @property
+    def together(self) -> list[str]:
+        """Names of the rows some of whose seeds trained at once, in one process."""
+        return [row.name for row in self.rows if any(result.get("together", 1) > 1 for result in row.results)]
+
+    @property
+    def untested(self) -> bool:
+        """Whether there are results, and none of them on a test split."""
+        results = [result for row in self.rows for result in row.results]
+        return bool(results) and not any(result["metrics"].get("test") for result in results)
+
+    @property
     def failures(self) -> list[str]:
         """`<row>-seed<k>: why`, for every cell without a result."""
         return [f"{row.name}-seed{seed}: {why}" for row in self.rows for seed, why in row.failures.items()]
@@ -169,7 +181,8 @@ class Comparison:
 
         rows = []
         for row in self.rows:
-            names = list(row.results[0]["metrics"]["test"]) if row.results else []
+            splits = row.results[0]["metrics"] if row.results else {}
+            names = list(splits.get("test") or splits.get("validation", {}))
             quantities = ("train_seconds", "inference_ms_per_document", "peak_memory_bytes", "parameters")
             rows.append(
                 {
@@ -312,6 +325,9 @@ def run_table(
     runnable = [cell for cell in cells if cell.experiment.name not in failed]
     # Every folder is looked at before anything runs: a clash is told at once, not after hours.
     kept = {cell.name: cell.finished_result() for cell in runnable}
+    if not finished:
+        for cell in runnable:
+            cell.check_unfinished()
     check_same_documents(experiments)
     if finished:
         runnable = [cell for cell in runnable if kept[cell.name]]
@@ -319,6 +335,8 @@ def run_table(
             raise NothingFinishedError(f"--finished: no run is finished in {folder}")
         if len(runnable) < len(cells):
             notes = (*notes, f"{len(runnable)} of {len(cells)} runs are finished; the others are not in the table.")
+            if begun := _begun(runnable, cells):
+                notes = (*notes, f"Seeds done: {begun}.")
             experiments = [e for e in experiments if any(cell.experiment is e for cell in runnable)]
             cells = runnable
             seeds = tuple(seed for seed in seeds if any(cell.seed == seed for cell in cells))
@@ -351,6 +369,12 @@ def run_table(
 
     write(comparison)
     return comparison
+
+
+def _begun(done: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    """`spen 1 of 10`, of each experiment with some of its runs done and not all."""
+    wanted, there = (Counter(cell.experiment.name for cell in some) for some in (cells, done))
+    return ", ".join(f"{name} {there[name]} of {count}" for name, count in wanted.items() if 0 < there[name] < count)
 
 
 def with_linear_line(experiments: Sequence[Experiment]) -> list[Experiment]:

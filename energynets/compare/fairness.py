@@ -58,7 +58,7 @@ def check_same_documents(experiments: Sequence[Experiment]) -> None:
     sources: dict[str, Experiment] = {}
     for experiment in experiments:
         settings = experiment.data.model_dump(mode="json")
-        sources.setdefault(json.dumps([settings[key] for key in (*SOURCE, "planted")]), experiment)
+        sources.setdefault(json.dumps([settings[key] for key in (*SOURCE, "planted", "missing")]), experiment)
     if len(sources) < 2:
         return
     from energynets.data.load import load_dataset
@@ -67,7 +67,12 @@ def check_same_documents(experiments: Sequence[Experiment]) -> None:
     for experiment in sources.values():
         data = experiment.data
         planted = data.planted.model_dump() if data.planted else None
-        dataset = load_dataset(**{key: getattr(data, key) for key in SOURCE}, planted=planted)
+        dataset = load_dataset(
+            **{key: getattr(data, key) for key in SOURCE},
+            planted=planted,
+            missing=data.missing.fraction if data.missing else 0.0,
+            missing_seed=data.missing.seed if data.missing else 0,
+        )
         found[experiment.name] = {"data": asdict(dataset.fingerprint)}
         check_fingerprints(found)
 

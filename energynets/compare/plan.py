@@ -162,7 +162,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Plan, di
         The plan, and data set -> its rows. Without `data` there is one set, called as the plan.
 
     Raises:
-        ConfigError: what is wrong with either, a search space with values that its configuration refuses included.
+        ConfigError: what is wrong with either, a search space with values that its configuration refuses included, and
+            a row whose runs would not measure what its tuning selects by.
     """
     path = Path(path)
     tree = read_yaml(path)
@@ -191,6 +192,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Plan, di
     for name, rows in tables.items():
         try:
             check_fair([row.experiment for row in rows], tuple(range(plan.seeds)))
+            for planned in rows:
+                _check_tunable(planned, plan.tuning.metric)
         except ConfigError as error:
             raise ConfigError(f"{path}: rows of {name}: {error}") from None
     for data in plan.data or ():
@@ -202,6 +205,32 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Plan, di
     return plan, tables
 
 
+def _check_tunable(row: PlannedRow, metric: str) -> None:
+    """Every trial of a row without that metric on validation would fail, once it is trained."""
+    if not row.search:
+        return
+    experiment = row.experiment
+    valid = experiment.evaluation.metric_names()
+    if metric not in valid:
+        raise ConfigError(
+            f"tuning.metric: {experiment.name} does not measure {metric!r}{nearest(metric, valid)}: "
+            f"evaluation.ks are {list(experiment.evaluation.ks)}"
+        )
+    data = experiment.data
+    if data.validation_share > 0 or data.validation is not None:
+        return
+    if data.name is not None and data.format is None and data.planted is None:
+        from energynets.data.catalogue import CATALOGUE
+
+        # A name that the catalogue lacks is told where the data is read.
+        if data.name not in CATALOGUE or "validation" in CATALOGUE[data.name].facts.splits:
+            return
+    raise ConfigError(
+        f"tuning: {experiment.name} has a search space and no validation split to select on: "
+        f"expected data.validation_share above 0, got {data.validation_share:g}"
+    )
+
+
 def _row(path: Path, row: PlanRow, data: PlanData | None) -> PlannedRow:
     config = path.parent / row.config
     tree = read_yaml(config)
@@ -209,7 +238,8 @@ def _row(path: Path, row: PlanRow, data: PlanData | None) -> PlannedRow:
     if data is not None:
         # Which documents is the plan's to say; how a model reads them stays the row's.
         reading = {key: value for key, value in (tree.get("data") or {}).items() if key not in (*SOURCE, "planted")}
-        documents = {key: value for key, value in data.section().items() if key in (*SOURCE, "planted")}
+        # Labels taken out are of the documents: every row of a table learns from the same.
+        documents = {key: value for key, value in data.section().items() if key in (*SOURCE, "planted", "missing")}
         tree["data"] = reading | (documents if row.as_written else data.section())
     experiment = Experiment.from_tree(tree, source=str(config))
     try:

@@ -118,14 +118,17 @@ def caption(comparison: Comparison) -> list[str]:
         lines.append(f"Data: {data['name']}, {sizes}, {data['labels']:,} labels; sha256 {data['sha256'][:12]}.")
     spread = "mean ± sample standard deviation over" if len(comparison.seeds) > 1 else "of"
     lines.append(f"Metrics on test, times 100, {spread} seed{'s' * (len(comparison.seeds) > 1)} {seeds}.")
-    once = [row.name for row in comparison.rows if len(row.results) == 1 and not row.failures]
+    if comparison.untested:
+        # Thresholds and epochs were chosen on validation: its metrics would pass for more than they are.
+        lines.append("There is no test split, so none is shown; metrics on validation are in results.json.")
+    once = [row.name for row in comparison.rows if row.deterministic and row.results]
     if once and len(comparison.seeds) > 1:
         lines.append(f"Run once, as no seed changes them: {', '.join(once)}.")
     lines.append(f"F1 is f1_example under {DECODERS[comparison.decoding].words}; beside it the same at 0.5.")
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
     lines += [*comparison.notes, *explain(comparison)]
-    if at_once := [row.name for row in comparison.rows if any(result.get("together", 1) > 1 for result in row.results)]:
+    if at_once := comparison.together:
         lines.append(
             f"Seeds that trained at once, seconds a share of theirs, memory that of all: {', '.join(at_once)}."
         )

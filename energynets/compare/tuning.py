@@ -199,6 +199,8 @@ def _run(search: _Search, trials: list[Any]) -> None:
             continue
         cells |= {cell.name: cell for cell in found}
     kept = {name: cell.finished_result() for name, cell in cells.items()}
+    for cell in cells.values():
+        cell.check_unfinished()
 
     def config(cell: Cell) -> Path:
         return write_config(cell.experiment, search.folder / "configs" / f"{cell.experiment.hash()}.yaml")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that training honours between two batches."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request that training honours between two batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+
+# Of a terminal that is closed; not every platform has it.
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+
+
+def stopping_signals() -> tuple[signal.Signals, ...]:
+    """SIGINT, SIGTERM, and SIGHUP unless it is ignored, as it is under nohup: then a closed terminal stops nothing."""
+    asked = (signal.SIGINT, signal.SIGTERM)
+    return asked if HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN else (*asked, HANGUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,7 +38,9 @@ class Request:
 
 @contextlib.contextmanager
 def interruptible(announce: Callable[[str], None]) -> Iterator[Request]:
-    """Within it the first SIGINT or SIGTERM sets the request; a second one stops at once.
+    """Within it the first SIGINT, SIGTERM or SIGHUP sets the request; a second one stops at once.
+
+    But not a second SIGHUP: the system and the shell both send one when a terminal is closed.
 
     Handlers can be set in the main thread only; elsewhere the request simply never comes.
     """
@@ -37,14 +48,20 @@ def interruptible(announce: Callable[[str], None]) -> Iterator[Request]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request:
+            if number == HANGUP:
+                return
             raise KeyboardInterrupt
         request.signal = signal.Signals(number)
-        announce("stopping after this batch; once more stops at once and loses what was done since the last checkpoint")
+        # The terminal to say it on may be gone.
+        with contextlib.suppress(OSError) if number == HANGUP else contextlib.nullcontext():
+            announce(
+                "stopping after this batch; once more stops at once and loses what was done since the last checkpoint"
+            )
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in stopping_signals()}
     for number in before:
         signal.signal(number, handle)
     try:

@@ -104,6 +104,17 @@ def test_a_folder_with_runs_of_other_settings_is_refused_before_anything_runs(tm
     assert faked == ["cnn-seed0"]
 
 
+def test_a_run_begun_with_other_settings_is_refused_before_anything_runs(tmp_path: Path, faked: list[str]) -> None:
+    begun = tmp_path / "c" / "runs" / "cnn-seed1"
+    begun.mkdir(parents=True)
+    changed = ("model.features.num_filters=5", "seed=1")
+    (begun / "config.yaml").write_text(experiment("cnn", "classifier", *changed).to_yaml())
+    with pytest.raises(ConfigError, match=r"cnn-seed1: was started with other settings: model.features.num_filters: 5"):
+        compare([experiment("cnn")], seeds=2, folder=tmp_path / "c")
+    assert faked == []
+    Cell(experiment("cnn", "classifier", changed[0]), 1, begun).check_unfinished()
+
+
 @pytest.mark.parametrize(
     ("experiments", "seeds", "expected"),
     [
@@ -138,6 +149,9 @@ def test_data_sections_that_differ_are_read_before_training(tmp_path: Path, fake
     other = experiment("other", "classifier", "data.planted.seed=5")
     with pytest.raises(ConfigError, match="other has other documents or splits than cnn"):
         compare([experiment("cnn"), other], seeds=1, folder=tmp_path / "c")
+    fewer = experiment("fewer", "classifier", "data.missing={fraction: 0.5}")
+    with pytest.raises(ConfigError, match="fewer has other documents or splits than cnn"):
+        compare([experiment("cnn"), fewer], seeds=1, folder=tmp_path / "c")
     same = experiment("named", "classifier", "data.name=called-otherwise")
     compare([experiment("cnn"), same], seeds=1, folder=tmp_path / "d")
     assert faked == ["cnn-seed0", "named-seed0"]
@@ -205,26 +219,40 @@ def test_seeds_that_share_a_process(tmp_path: Path, processes: int, monkeypatch:
     assert again.rows[0].results == found.rows[0].results
 
 
+HANGUP = getattr(signal, "SIGHUP", None)
+
+
 @pytest.mark.parametrize(
-    ("options", "training"),
-    [(["--seeds", "1"], [0]), (["--seeds", "2", "--processes", "2"], [0, 1]), (["--seeds", "2", "--together"], [0])],
-    ids=["one", "two", "together"],
+    ("options", "training", "numbers"),
+    [
+        (["--seeds", "1"], [0], [signal.SIGINT]),
+        (["--seeds", "2", "--processes", "2"], [0, 1], [signal.SIGINT]),
+        (["--seeds", "2", "--together"], [0], [signal.SIGINT]),
+        # A closed terminal: the system and the shell each say so.
+        pytest.param(["--seeds", "1"], [0], [HANGUP] * 2, marks=pytest.mark.skipif(not HANGUP, reason="no SIGHUP")),
+    ],
+    ids=["one", "two", "together", "hangup"],
 )
-def test_interrupted_comparison_continues(tmp_path: Path, options: list[str], training: list[int]) -> None:
+def test_interrupted_comparison_continues(
+    tmp_path: Path, options: list[str], training: list[int], numbers: list[signal.Signals]
+) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(experiment("long", "classifier", "training.stages.0.epochs=100000").to_yaml())
     command = [sys.executable, "-m", "energynets", "compare", str(path), *options, "--folder", str(tmp_path / "c")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        _interrupt_once_they_train(process, [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in training])
+        runs = [tmp_path / "c" / "runs" / f"long-seed{seed}" for seed in training]
+        _interrupt_once_they_train(process, runs, numbers)
 
 
-def _interrupt_once_they_train(process: subprocess.Popen[str], runs: list[Path]) -> None:
+def _interrupt_once_they_train(process: subprocess.Popen[str], runs: list[Path], numbers: list[signal.Signals]) -> None:
     files = [run / "metrics.jsonl" for run in runs]
     deadline = time.monotonic() + 100
     try:
         while time.monotonic() < deadline and not all(f.exists() and f.stat().st_size > 2000 for f in files):
             time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
+        for number in numbers:
+            os.kill(process.pid, number)
+            time.sleep(0.01)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -85,7 +85,8 @@ def test_settings_go_with_a_data_set_or_a_row(tmp_path: Path) -> None:
 def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
     path = write_files(tmp_path, SETS)
     text = path.read_text().replace(
-        "    set: {model.features.num_filters: 3", "    text: {max_tokens: 5}\n    set: {model.features.num_filters: 3"
+        "    set: {model.features.num_filters: 3",
+        "    missing: {fraction: 0.25}\n    text: {max_tokens: 5}\n    set: {model.features.num_filters: 3",
     )
     path.write_text(text.replace("{config: spen.yaml, only", "{config: cnn.yaml, name: own, as_written: true, only"))
     written = Experiment.load(tmp_path / "cnn.yaml")
@@ -93,6 +94,7 @@ def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
     assert (cnn.data.text.max_tokens, cnn.training.batch_size) == (5, 16)
     assert (own.data.text, own.training, own.model) == (written.data.text, written.training, written.model)
     assert own.data.planted == cnn.data.planted != written.data.planted
+    assert own.data.missing == cnn.data.missing is not None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,16 @@ def test_a_row_as_written_takes_the_documents_alone(tmp_path: Path) -> None:
         ("seeds: 5", "seed: 5", r"plan.yaml: seed: unknown key 'seed' \(did you mean 'seeds'"),
         ("trials: 6", "trials: 0", "tuning.trials: expected 1 or more, got 0"),
         ("trials: 6", "metric: f1_exmple, trials: 6", "tuning.metric: unknown metric 'f1_exmple' .*'f1_example'"),
+        (
+            "trials: 6",
+            "metric: precision@2, trials: 6",
+            r"rows of one: tuning.metric: cnn does not measure 'precision@2' \(did you mean 'precision@[135]'",
+        ),
+        (
+            "name: two,",
+            "name: two, validation_share: 0,",
+            "rows of two: tuning: cnn has a search space and no validation split .*validation_share above 0, got 0",
+        ),
         ("name: two", "name: one", "data.1.name: expected a name of its own"),
         ("low: 1e-4", "low: 0", f"search.{RATE}.low: a logarithm needs more than 0"),
         ("low: 1e-4", "low: 0.5", "expected low < high, got 0.5 and 0.1"),

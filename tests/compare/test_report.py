@@ -22,6 +22,7 @@ from energynets.compare.files import write
 from energynets.compare.plots.traces import _scale
 from energynets.compare.report import CONTENTS, to_html
 from energynets.compare.report.learned import label_ties
+from energynets.compare.report.tables import findings
 
 
 @pytest.fixture(scope="module", params=["as an earlier version wrote them", "with everything", "and the rest"])
@@ -140,6 +141,27 @@ def test_pairs_that_more_seeds_list_come_first(tmp_path: Path) -> None:
     ]
 
 
+def test_measurements_are_of_the_first_seed_that_has_them(tmp_path: Path) -> None:
+    found = full(tmp_path / "demo")
+    later = dataclasses.replace(found.rows[1], diagnostics=({}, *found.rows[1].diagnostics[1:]))
+    (ties,) = label_ties(dataclasses.replace(found, rows=(found.rows[0], later)))
+    assert (ties["seed"], ties["seeds"]) == (1, 9)
+
+
+def test_peak_memory_is_said_to_be_of_what_it_is(tmp_path: Path, everything: str) -> None:
+    alone = "each in a process of its own, so that its peak memory is its own."
+    assert alone in sections(everything)["cost"]
+    found = full(tmp_path / "demo")
+    rows = tuple(
+        dataclasses.replace(row, results=tuple({**one, "together": 10 if row.energy else 1} for one in row.results))
+        for row in found.rows
+    )
+    said = sections(to_html(dataclasses.replace(found, rows=rows)))["cost"]
+    assert "each in a process of its own but for seeds that trained at once, of spen, icnn: their seconds" in said
+    assert "their peak memory is that of all." in said
+    assert alone not in said
+
+
 def test_only_significant_differences_are_marked(everything: str) -> None:
     said = sections(everything)
     table = said["results"]
@@ -147,6 +169,22 @@ def test_only_significant_differences_are_marked(everything: str) -> None:
     assert table.count("▼") == 1 + 5
     for finding in ("▲ spen is significantly better than linear in P@1", "▼ icnn is significantly worse than linear"):
         assert finding in " ".join(re.sub(r"<[^>]+>", "", everything).split())
+
+
+def test_findings_are_of_all_rows_where_no_energy_was_tested(tmp_path: Path) -> None:
+    found = full(tmp_path / "demo")
+    classifiers = tuple(dataclasses.replace(row, energy=False) for row in found.rows)
+    lone = tuple(dataclasses.replace(row, energy=row.name == "spen") for row in found.rows)
+    for changes, said in (
+        ({"rows": classifiers}, ["spen is significantly better than linear", "icnn is significantly worse"]),
+        ({"rows": lone, "reference": "spen"}, ["linear is significantly worse than spen", "icnn is significantly"]),
+    ):
+        told = [finding["text"] for finding in findings(dataclasses.replace(found, **changes))]
+        assert not any("too few seeds" in text for text in told)
+        for each in said:
+            assert any(text.startswith(each) for text in told)
+    (few,) = findings(comparison(tmp_path / "three"))
+    assert few["text"].endswith("not tested: too few seeds.")
 
 
 def test_page_loads_nothing(html: str) -> None:

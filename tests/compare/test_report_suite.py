@@ -47,6 +47,11 @@ def test_each_data_set_has_its_page_and_each_metric_its_table(html: str) -> None
     assert html.count("<u>") == 10, "the reference of each set, in each metric"
 
 
+def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
+    html = to_html(suite_of(tmp_path, r"$\foo$"))
+    assert r">$\foo$</text>" in html[html.index("<svg") :]
+
+
 def test_few_seeds_and_lone_energies_say_so(tmp_path: Path) -> None:
     few = suite_of(tmp_path, "one")
     rows = with_verdicts(tmp_path, 2).rows

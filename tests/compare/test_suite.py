@@ -81,7 +81,9 @@ def test_finished_trains_nothing(tmp_path: Path, trials: Trials) -> None:
     found = [(row.name, result["seed"]) for table in suite.comparisons for row in table.rows for result in row.results]
     assert sorted(found) == sorted((name, seed) for name, seed, _ in ran)
     assert suite.failures == []
-    assert "1 of 6 runs are finished" in (suite.comparisons[1].folder / "table.md").read_text()
+    text = (suite.comparisons[1].folder / "table.md").read_text()
+    assert "1 of 6 runs are finished" in text
+    assert "Seeds done: cnn 1 of 2." in text
     assert len(compare_plan(plan, tables, folder=tmp_path / "c", seeds=2).comparisons) == 2
     with pytest.raises(ConfigError, match="some of these are to be tuned"):
         compare_plan(*load_plan(write_files(tmp_path)), folder=tmp_path / "d", finished=True)

@@ -9,6 +9,7 @@ import json
 import re
 import statistics
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent))
 from results import comparison, result, with_verdicts
 
-from energynets.compare.comparison import Row, Spread
-from energynets.compare.table import print_table, to_csv, to_markdown
+from energynets.compare.comparison import Comparison, Row, Spread
+from energynets.compare.files import write
+from energynets.compare.table import caption, print_table, to_csv, to_markdown
 
 
 def test_spread_is_mean_and_sample_deviation() -> None:
@@ -41,6 +43,13 @@ def test_markdown_has_mean_and_spread_and_says_how(tmp_path: Path) -> None:
     for said in ("seeds 0, 1, 2", "chosen on validation", "Run once", "floor, linear, ceiling", "sha256 abababababab"):
         assert said in text
     assert "F1 | F1 at 0.5" in text
+
+
+def test_a_row_with_one_seed_so_far_is_not_called_seedless(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    rows = tuple(dataclasses.replace(row, results=row.results[:1]) for row in found.rows)
+    said = caption(dataclasses.replace(found, rows=rows))
+    assert "Run once, as no seed changes them: floor, linear, ceiling." in said
 
 
 def test_the_caption_names_the_decoder(tmp_path: Path) -> None:
@@ -111,3 +120,25 @@ def test_results_json_holds_everything(tmp_path: Path) -> None:
     assert spen["results"][0] == result(
         "spen", 0, 0.5, trace=spen["results"][0]["trace"], stages=spen["results"][0]["stages"]
     )
+
+
+def without_test(found: Comparison) -> Comparison:
+    """The same of data without a test split."""
+    rows = []
+    for row in found.rows:
+        results = ({**one, "metrics": {"validation": one["metrics"]["validation"]}} for one in row.results)
+        rows.append(dataclasses.replace(row, results=tuple(results), documents=()))
+    return dataclasses.replace(found, rows=tuple(rows))
+
+
+def test_without_a_test_split_everything_is_written_and_says_so(tmp_path: Path) -> None:
+    found = without_test(with_verdicts(tmp_path / "demo"))
+    write(found)
+    said = "There is no test split, so none is shown; metrics on validation are in results.json."
+    names = ["table.md", "report.html"] if find_spec("matplotlib") and find_spec("jinja2") else ["table.md"]
+    for name in names:
+        assert said in (found.folder / name).read_text()
+    row = json.loads((found.folder / "results.json").read_text())["rows"][0]
+    assert row["validation"]["f1_example"]["mean"] == pytest.approx(0.4, abs=0.05)
+    assert row["test"]["f1_example"] is None
+    assert said not in to_markdown(comparison(tmp_path))

@@ -23,6 +23,7 @@ from energynets.errors import CheckpointError, ConfigError
 from energynets.training import Interrupted, Progress, RunFolder, train
 from energynets.training import checkpoint as checkpoints
 from energynets.training.checkpoint import Checkpoint, CheckpointFolder, read_file, write_file
+from energynets.training.interrupt import interruptible
 
 ROOT = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
@@ -158,7 +159,8 @@ def test_kill_in_every_second_checkpoint(server: Server, tmp_path: Path, referen
     assert_same_run(tmp_path / "run", reference)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# Windows has no SIGHUP.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)])])
 def test_ctrl_c_saves_and_says_how_to_resume(
     server: Server, tmp_path: Path, reference: Path, number: signal.Signals
 ) -> None:
@@ -210,6 +212,24 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
         run_toy(tmp_path / "run", progress=Impatient())
     assert not isinstance(stop.value, Interrupted)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the platform has no SIGHUP")
+def test_a_closed_terminal_is_told_twice_and_ignored_under_nohup() -> None:
+    def gone(_: str) -> None:
+        raise OSError("no terminal")
+
+    with interruptible(gone) as request:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert request.signal == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible(gone) as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert not request
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # ------------------------------------------------------------------------------------------------ damaged checkpoints

@@ -35,7 +35,9 @@ def gains_forest(found: Sequence[Difference], name: str = "gains") -> str | None
     lines = []
     for each in found:
         share = split_name(each.metric)[1]
-        line = f"{each.data}, {100 * float(share):g} % known" if share else each.data
+        # Matplotlib takes what stands between two dollar signs for a formula.
+        data = each.data.replace("$", r"\$")
+        line = f"{data}, {100 * float(share):g} % known" if share else data
         lines.append((metric_title(each.metric), line, INK, each))
     return _forest(lines, name)
 

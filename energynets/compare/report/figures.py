@@ -108,7 +108,12 @@ def _reasons(comparison: Comparison) -> dict[str, str]:
         missing if not diagnosed else "No energy here is convex in y; a certificate is a bound that convexity gives."
     )
     return {
-        "differences": "Nothing to compare: there is no second learned row with results under the same seeds.",
+        "differences": "Nothing to compare: "
+        + (
+            "there is no test split."
+            if comparison.untested
+            else "there is no second learned row with results under the same seeds."
+        ),
         "completion": "Every label was to be found: evaluation.observed names no share of them to be known.",
         "curves": "No row was trained by epochs with validation.",
         "traces": "No run recorded its inference: a trace is of all labels at once." if energies else none,

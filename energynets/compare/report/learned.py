@@ -32,11 +32,14 @@ def label_ties(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _ties_of(comparison: Comparison, row: Row) -> dict[str, Any]:
-    found = [one for one in row.diagnostics if one.get("ties")]
+    found = [
+        (result["seed"], one) for result, one in zip(row.results, row.diagnostics, strict=False) if one.get("ties")
+    ]
     heading = {"name": row.name, "color": css_color(comparison.rows, row.name)}
-    usable = [one for one in found if "skipped" not in one["ties"]]
+    seeds = [seed for seed, one in found if "skipped" not in one["ties"]]
+    usable = [one for _, one in found if "skipped" not in one["ties"]]
     if not usable:
-        return heading | {"skipped": found[0]["ties"]["skipped"] if found else "its diagnostics hold none"}
+        return heading | {"skipped": found[0][1]["ties"]["skipped"] if found else "its diagnostics hold none"}
     names = _names(usable)
     sides = {side: _pairs([one["ties"][side] for one in usable], names) for side in ("attracting", "repelling")}
     largest = max((abs(pair["log_odds"]) for pairs in sides.values() for pair in pairs), default=1.0)
@@ -53,7 +56,7 @@ def _ties_of(comparison: Comparison, row: Row) -> dict[str, Any]:
         for measurement in first["measurements"][:MEASUREMENTS]
     ]
     facts = {"seeds": len(usable), "labels": first["labels"], "documents": first["documents"], "split": first["split"]}
-    return heading | facts | sides | {"measurements": measurements, "seed": row.results[0]["seed"]}
+    return heading | facts | sides | {"measurements": measurements, "seed": seeds[0]}
 
 
 def _pairs(found: Sequence[Sequence[Mapping[str, Any]]], names: Mapping[str, str]) -> list[dict[str, Any]]:

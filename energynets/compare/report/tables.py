@@ -34,12 +34,18 @@ def summary(comparison: Comparison) -> str:
 
 
 def findings(comparison: Comparison) -> list[dict[str, str]]:
-    """What the differences say, a line for each row: those that survive correction, or that none does."""
+    """What the differences say, a line for each energy: those that survive correction, or that none does.
+
+    A line for each row where no energy was tested against the reference: there is none, or it is the reference.
+    """
     found: list[dict[str, str]] = []
-    for row, share in itertools.product(comparison.rows, shares(comparison)):
+    names = {each.row for each in comparison.differences if each.p_holm is not None}
+    rows = [row for row in comparison.rows if row.name in names]
+    rows = [row for row in rows if row.energy] or rows
+    for row, share in itertools.product(rows, shares(comparison)):
         own = [each for each in _at(comparison, share) if each.row == row.name]
         tested = [each for each in own if each.p_holm is not None]
-        if not tested or not row.energy:
+        if not tested:
             continue
         where = f", {known(share)}" if share else ""
         for kind in ("better", "worse"):
