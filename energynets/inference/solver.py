@@ -125,6 +125,12 @@ class Solver(nn.Module, ABC):
         logits = initial if initial is not None else self._own_start(energy, context)
         if logits.ndim != 2 or logits.shape[1] != energy.num_labels:
             raise ShapeError(f"initial logits: expected (B, {energy.num_labels}), got {tuple(logits.shape)}")
+        # One row would be broadcast, and native code would read past the end of what has fewer.
+        own = energy.initial_logits(context) if initial is not None else None
+        if own is not None and len(logits) != len(own):
+            raise ShapeError(
+                f"initial logits: expected a row for each of the context's {len(own)} documents, got {len(logits)}"
+            )
         return logits
 
     def _own_start(self, energy: Energy, context: Any) -> Tensor:

@@ -238,3 +238,14 @@ def test_wrong_start_is_named():
     energy = SPEN(F, L)
     with pytest.raises(ShapeError, match=rf"expected \(B, {L}\), got \(3, 2\)"):
         infer(energy, energy.condition(torch.randn(3, F)), initial=torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("solver", [MirrorDescent(3), GradientDescent(3), ProjectedGradient(3), MirrorDescent(0)])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_a_start_of_other_documents_is_named(solver, rows):
+    energy = SPEN(F, L)
+    context = energy.condition(torch.randn(3, F))
+    with pytest.raises(ShapeError, match=f"context's 3 documents, got {rows}"):
+        solver.solve(energy, context, torch.zeros(rows, L))
+    with pytest.raises(ShapeError, match=f"context's 3 documents, got {rows}"):
+        infer(energy, context, solver=solver, initial=torch.zeros(rows, L))
