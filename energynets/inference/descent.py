@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, get_args
@@ -81,8 +82,8 @@ class Descent(Solver):
         )
         if steps < 0 or len(sizes) != steps:
             raise ConfigError(f"solver: expected {steps} step sizes, one a step, got {len(sizes)}")
-        if any(size <= 0 for size in sizes):
-            raise ConfigError(f"solver.step_size: expected positive values, got {step_size}")
+        if not all(0 < size < math.inf for size in sizes):
+            raise ConfigError(f"solver.step_size: expected positive, finite values, got {step_size}")
         if not 0 <= momentum < 1:
             raise ConfigError(f"solver.momentum: expected a value in [0, 1), got {momentum}")
         if not tolerance >= 0:

@@ -225,6 +225,8 @@ def test_learned_step_sizes_start_at_the_given_schedule_and_stay_positive():
     [
         ({"steps": 3, "step_size": [1.0]}, "3 step sizes"),
         ({"step_size": -1.0}, "positive"),
+        ({"step_size": math.nan}, "finite"),
+        ({"steps": 2, "step_size": [1.0, math.inf]}, "finite"),
         ({"momentum": 1.0}, r"\[0, 1\)"),
         ({"initial": "zero"}, "uniform"),
     ],
