@@ -188,6 +188,20 @@ def test_no_gradient_keeps_no_graph_and_unroll_does():
     assert not infer(energy, context, gradient=NoGradient()).logits.requires_grad
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_gradient_keeps_no_graph_of_the_start_either(solver):
+    """Without a step the answer is z_0, which has a graph of its own."""
+    energy, solver = SPEN(F, L), SOLVERS[solver](steps=0)
+    context = energy.condition(torch.randn(3, F))
+    for initial in (None, torch.zeros(3, L, requires_grad=True)):
+        result = infer(energy, context, solver=solver, gradient=NoGradient(), initial=initial)
+        assert not result.logits.requires_grad
+        assert not result.y.requires_grad
+        last, _ = solver.solve_with_losses(energy, context, lambda _, z: z.sum(), initial, gradient=NoGradient())
+        assert not last.requires_grad
+        assert infer(energy, context, solver=solver, initial=initial).logits.requires_grad
+
+
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("labels", [1, 3])
