@@ -265,3 +265,26 @@ def test_a_start_of_other_documents_is_named(solver, rows):
         solver.solve(energy, context, torch.zeros(rows, L))
     with pytest.raises(ShapeError, match=f"context's 3 documents, got {rows}"):
         infer(energy, context, solver=solver, initial=torch.zeros(rows, L))
+
+
+class Tokens(Energy):
+    """A context of indices."""
+
+    def __init__(self) -> None:
+        super().__init__(L)
+        self.table = nn.Embedding(10, L)
+
+    def condition(self, features):
+        return {"tokens": features}
+
+    def potential(self, y, context):
+        return -(y * self.table(context["tokens"])).sum(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_context_of_indices_starts_at_floating_zeros(dtype):
+    energy = Tokens().to(dtype)
+    tokens = torch.tensor([1, 7, 3])
+    result = infer(energy, energy.condition(tokens), solver=MirrorDescent(1))
+    torch.testing.assert_close(result.logits, energy.table(tokens))
+    assert infer(energy, energy.condition(tokens), solver=MirrorDescent(0)).logits.dtype == dtype
