@@ -37,7 +37,11 @@ class GatheredEnergy(Energy):
     def __init__(self, energy: MeasuredEnergy, num_labels: int) -> None:
         super().__init__(num_labels, domain=energy.domain)
         self.energy = energy
-        self.convex = energy.convex
+
+    @property
+    def convex(self) -> bool:  # type: ignore[override]
+        """Whether the measured energy is."""
+        return self.energy.convex
 
     @property
     def tau(self) -> float | Tensor:

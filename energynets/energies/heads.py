@@ -121,6 +121,12 @@ class ConvexHead(nn.Module):
             for weight in (*self.hidden_weights, self.output):
                 weight.clamp_(min=0)
 
+    @property
+    def non_negative(self) -> bool:
+        """Whether the weights are: always under reparametrisation, else unless they were set since `project`."""
+        stored = () if self.nonnegativity == "reparametrization" else (self.output, *self.hidden_weights)
+        return not any(_has_negative(weight) for weight in stored)
+
     def weights(self) -> Weights:
         """w, W_1, W_2, ..., non-negative: what `closed_form` takes."""
         stored = (self.output, *self.hidden_weights)
@@ -151,6 +157,13 @@ class ConvexHead(nn.Module):
     def closed_form(weights: Weights) -> Slope:
         """Its slope with a hand-derived backward."""
         return ConvexSlope(weights)
+
+
+def _has_negative(weight: Tensor) -> bool:
+    weight = weight.detach()
+    while torch._C._functorch.is_batchedtensor(weight):  # vmap lets no batch decide: any of it does
+        weight = torch._C._functorch.get_unwrapped(weight)
+    return not weight.is_meta and bool((weight < 0).any())  # what counts memory has no numbers to check
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class ICNN(MeasuredEnergy):
 
     Each layer's slice of A is its passthrough from y, of any sign: only the weights between hidden layers and out of
     the last must be non-negative (Amos et al., proposition 1). The entropy makes E strictly convex: -H is 4-strongly
-    convex on [0, 1]^L.
+    convex on [0, 1]^L. Weights set to less than 0 and not projected make it no convex energy: `convex` is False.
 
     Args:
         num_features: F.
@@ -41,8 +41,6 @@ class ICNN(MeasuredEnergy):
         >>> energy(torch.zeros(3, 5), energy.condition(torch.randn(3, 8))).shape
         torch.Size([3])
     """
-
-    convex = True
 
     def __init__(
         self,
@@ -74,3 +72,8 @@ class ICNN(MeasuredEnergy):
             bias=bias,
             domain=domain,
         )
+
+    @property
+    def convex(self) -> bool:  # type: ignore[override]
+        """Whether the weights that convexity asks to be non-negative are: `projection` leaves that to `project`."""
+        return self.head.non_negative  # type: ignore[return-value]

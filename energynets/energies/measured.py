@@ -54,7 +54,7 @@ class MeasuredEnergy(Energy):
         gate_widths: with widths (k_1, ..., k_n) adding up to K, slice i measures y * (W_i f + b_i) instead of y.
         tau: weight of the entropy, > 0.
         learn_tau: train tau.
-        dropout: share of measurements dropped in training, one mask for all T steps.
+        dropout: share of measurements dropped in training, in [0, 1), one mask for all T steps.
         bias: whether phi has u0.
         domain: where y lives, `Box()` by default.
 
@@ -81,6 +81,8 @@ class MeasuredEnergy(Energy):
             raise ConfigError(
                 f"counting_measurements: expected 0 to {num_measurements}, all of them, got {counting_measurements}"
             )
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout: expected a share in [0, 1), got {dropout}")
         super().__init__(num_labels, tau=tau, learn_tau=learn_tau, domain=domain)
         self.num_features = num_features
         self.num_measurements = num_measurements

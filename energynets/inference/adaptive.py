@@ -98,7 +98,8 @@ def adaptive_descent(
     logits = solver.start(energy, context, initial)
     active = ActiveSet(energy, context, observe(observed, energy, logits), logits)
     state: State = (solver._from_logits(logits, energy), None)
-    height = energy(active.visible(logits), context) if solver.line_search else None
+    # Where the descent stands: what is projected starts elsewhere than at z_0, and perhaps higher.
+    height = energy(active.visible(solver._to_logits(state[0], energy)), context) if solver.line_search else None
     for step, size in enumerate(solver.step_sizes()):
         if seen is not None:
             seen.append(active.whole(solver._to_logits(state[0], energy)))

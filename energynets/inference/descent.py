@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, get_args
@@ -81,8 +82,8 @@ class Descent(Solver):
         )
         if steps < 0 or len(sizes) != steps:
             raise ConfigError(f"solver: expected {steps} step sizes, one a step, got {len(sizes)}")
-        if any(size <= 0 for size in sizes):
-            raise ConfigError(f"solver.step_size: expected positive values, got {step_size}")
+        if not all(0 < size < math.inf for size in sizes):
+            raise ConfigError(f"solver.step_size: expected positive, finite values, got {step_size}")
         if not 0 <= momentum < 1:
             raise ConfigError(f"solver.momentum: expected a value in [0, 1), got {momentum}")
         if not tolerance >= 0:
@@ -123,6 +124,8 @@ class Descent(Solver):
             return adaptive_descent(self, energy, context, initial, observed)
         with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
             logits = self._solve(energy, context, initial, gradient, observed)
+        if isinstance(gradient, NoGradient):
+            logits = logits.detach()  # without a step it is z_0 itself
         return Solution(logits, all_steps(logits, self.steps))
 
     def _solve(
@@ -176,7 +179,9 @@ class Descent(Solver):
             if fast is not None:
                 return fast  # type: ignore[return-value]
             states = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
-            return sum_losses((self._observed_logits(iterate, energy, observed) for iterate, _ in states), step_loss)
+            iterates = (self._observed_logits(iterate, energy, observed) for iterate, _ in states)
+            logits, loss = sum_losses(iterates, step_loss)
+            return logits.detach() if isinstance(gradient, NoGradient) else logits, loss
 
     def trajectory(
         self, energy: Energy, context: Any, initial: Tensor | None = None, *, observed: Observed | None = None

@@ -14,18 +14,19 @@ so that a measured energy solves for K numbers a document, and nothing divides b
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from energynets.energies import Energy, MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
 from energynets.errors import NotConvergedWarning
 from energynets.inference.engine import unmeasured
 from energynets.inference.engine.measurements import GatedMeasurements, Measurements
+from energynets.inference.engine.once import once
 from energynets.inference.gradient import Implicit
 from energynets.inference.krylov import conjugate_residuals
 from energynets.inference.observed import Observed, observe
@@ -173,6 +174,13 @@ class _Adjoint:
         return (logits_bar - self._pull(found.x)) / self._tau
 
 
+_once = functools.partial(
+    once,
+    why="the implicit gradient has no second derivative; run MirrorDescent with Unroll() "
+    "under `with energynets.inference.general_path():`",
+)
+
+
 class _FixedPoint(torch.autograd.Function):
     """z*, a function of the stationarity that it solves: the gradient dz goes there as -w."""
 
@@ -182,7 +190,7 @@ class _FixedPoint(torch.autograd.Function):
         return logits.clone()
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, logits_bar: Tensor) -> tuple[None, None, Tensor]:
         return None, None, -ctx.adjoint(logits_bar)
 

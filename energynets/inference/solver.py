@@ -139,16 +139,25 @@ class Solver(nn.Module, ABC):
         logits = initial if initial is not None else self._own_start(energy, context)
         if logits.ndim != 2 or logits.shape[1] != energy.num_labels:
             raise ShapeError(f"initial logits: expected (B, {energy.num_labels}), got {tuple(logits.shape)}")
+        # One row would be broadcast, and native code would read past the end of what has fewer.
+        own = energy.initial_logits(context) if initial is not None else None
+        if own is not None and len(logits) != len(own):
+            raise ShapeError(
+                f"initial logits: expected a row for each of the context's {len(own)} documents, got {len(logits)}"
+            )
         return logits
 
     def _own_start(self, energy: Energy, context: Any) -> Tensor:
         logits = energy.initial_logits(context)
         if logits is not None and self.initial == "unary":
             return logits
-        reference = logits if logits is not None else _first_tensor(context)
-        if reference is None:
+        tensors = [logits] if logits is not None else list(_tensors(context))
+        if not tensors:
             raise InferenceError("cannot tell the batch size from the context: give `initial`, the logits z_0 (B, L)")
-        return reference.new_zeros(len(reference), energy.num_labels)
+        # What x is kept as may be indices.
+        floating = (tensor.dtype for tensor in (*tensors, *energy.parameters()) if tensor.is_floating_point())
+        dtype = next(floating, torch.get_default_dtype())
+        return tensors[0].new_zeros(len(tensors[0]), energy.num_labels, dtype=dtype)
 
 
 def residual(energy: Energy, logits: Tensor, slope: Tensor) -> Tensor:
@@ -181,8 +190,11 @@ def sum_losses(trajectory: Iterable[Tensor], step_loss: StepLoss) -> tuple[Tenso
     return logits, step_loss(0, logits) if loss is None else loss
 
 
-def _first_tensor(context: Any) -> Tensor | None:
+def _tensors(context: Any) -> Iterator[Tensor]:
+    """Those of a nest, in its order."""
     if isinstance(context, Tensor):
-        return context
+        yield context
+        return
     values = context.values() if isinstance(context, dict) else context if isinstance(context, list | tuple) else ()
-    return next((tensor for value in values if (tensor := _first_tensor(value)) is not None), None)
+    for value in values:
+        yield from _tensors(value)

@@ -121,6 +121,8 @@ def test_wrong_feature_width_is_named():
         ({"hidden": (4,)}, "two or more"),
         ({"nonnegativity": "square"}, "reparametrization"),
         ({"tau": 0.0}, "positive"),
+        ({"dropout": 1.0}, r"dropout: .*\[0, 1\)"),
+        ({"dropout": float("nan")}, "dropout"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -298,3 +298,13 @@ def test_a_context_whose_rows_are_unclear_is_named():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         MirrorDescent(**options)
+
+
+def test_a_start_beyond_the_margin_does_not_end_the_search():
+    """Inside the margin all may be higher than where an unprojected start would be."""
+    energy = ICNN(F, L, hidden=(4, 4)).double()
+    with torch.no_grad():
+        energy.measure.normal_()
+    context = energy.condition(5 * torch.randn(8, F, dtype=torch.float64))
+    solver = ProjectedGradient(20, step_size=0.01, margin=0.05, line_search=True)
+    assert solver.run(energy, context, gradient=NoGradient()).steps.tolist() == [20] * 8

@@ -158,3 +158,44 @@ def test_edges():
     assert torch.isinf(certificate(energy, logits, context)).tolist() == [row == 1 for row in range(B)]
     with pytest.raises(ShapeError, match="observed"):
         certificate(energy, logits, context, Observed(torch.ones(B, 2), torch.ones(B, 2, dtype=torch.bool)))
+
+
+def test_weights_that_were_not_projected_are_not_convex():
+    energy, context = convex_energy(0, 5)
+    assert infer(energy, context).certificate is not None
+    with torch.no_grad():
+        energy.head.output[0] = -3.0
+    assert infer(energy, context).certificate_note == NO_CERTIFICATE
+    with pytest.raises(InferenceError, match=NO_CERTIFICATE):
+        certificate(energy, context.unary, context)
+    energy.project()
+    assert infer(energy, context).certificate is not None
+
+
+def test_reparametrised_weights_are_convex_whatever_is_stored():
+    energy = ICNN(F, 5, hidden=(3, 4), nonnegativity="reparametrization")
+    with torch.no_grad():
+        energy.head.output.fill_(-3.0)
+    assert energy.convex
+
+
+def test_certificates_of_several_weights_at_once():
+    """vmap lets no weight of one model decide what is done to all."""
+    energy = ICNN(F, 5, hidden=(3, 4))
+    stacked = {name: torch.stack([p, p]).detach() for name, p in energy.named_parameters()}
+    features = torch.randn(3, F)
+
+    class Bound(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.energy = energy
+
+        def forward(self, features):
+            return infer(self.energy, self.energy.condition(features), gradient=NoGradient()).certificate
+
+    def bound(weights):
+        return torch.func.functional_call(Bound(), {f"energy.{k}": v for k, v in weights.items()}, (features,))
+
+    assert torch.vmap(bound)(stacked).shape == (2, 3)
+    with torch.device("meta"):
+        assert ICNN(F, 5).convex  # no numbers to look at

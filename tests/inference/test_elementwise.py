@@ -148,3 +148,19 @@ def _interpreted() -> None:
 
 if __name__ == "__main__":
     _interpreted()
+
+
+def test_places_with_strides_are_left_to_torch():
+    shape = (1 << 7, 1 << 8)  # large enough for native code
+    product, _, gradient, _ = problem(torch.float32, (), shape)
+    y, place = torch.sigmoid(product), torch.empty(shape[::-1]).T
+    torch.testing.assert_close(elementwise.labels(product, (), place), y)
+    strided, dz = gradient.T.contiguous().T, y * (1 - y) * gradient
+    for given, out in ((gradient, place), (strided, torch.empty(shape)), (strided, strided.clone())):
+        torch.testing.assert_close(elementwise.pullback(y, given, (), out), dz)
+        torch.testing.assert_close(
+            elementwise.labels_and_pullback(product, (), given, (), torch.empty(shape), out.clone()), dz
+        )
+    found = torch.empty(shape[::-1]).T
+    elementwise.labels_and_pullback(product, (), gradient, (), found, torch.empty(shape))
+    torch.testing.assert_close(found, y)

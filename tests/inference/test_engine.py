@@ -528,3 +528,19 @@ def test_products_of_several_steps_as_one(monkeypatch, segment, steps, memory):
     found = step()
     assert made == [True]
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("strided", ["start", "unary"])
+def test_strides_of_the_start_and_of_the_unary_change_nothing(strided):
+    """At the size where products come back in memory of their own, and passes over them are native code."""
+    energy = SPEN(F, 1000, num_measurements=512)
+    context, start = energy.condition(torch.randn(64, F)), torch.randn(64, 1000)
+    given = {"unary": context.unary.detach()} | ({"start": start} if strided == "start" else {})
+    found = []
+    for transposed in (False, True):
+        tensors = given | ({strided: given[strided].T.contiguous().T} if transposed else {})
+        logits = MirrorDescent(3, step_size=0.5).solve(
+            energy, context._replace(unary=tensors["unary"]), tensors.get("start")
+        )
+        found.append((logits, *torch.autograd.grad(logits.square().sum(), energy.measure)))
+    torch.testing.assert_close(found[0], found[1])

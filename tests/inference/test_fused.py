@@ -172,3 +172,11 @@ def test_without_a_compiler_torch_operations_take_its_place(environment, reason,
     assert done.returncode == 0, done.stderr
     assert reason in done.stdout
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_rows_that_do_not_fit_are_left_to_torch():
+    """C takes the number of documents from one tensor, and would read past the end of another."""
+    energy, solver = SPEN(F, 5, condition_measurements=True), MirrorDescent(2)
+    context = energy.condition(torch.randn(6, F))
+    with pytest.raises(RuntimeError, match="size"):
+        solver.solve(energy, context._replace(offset=context.offset[:2]))

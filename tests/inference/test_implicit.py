@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from energynets.energies import ICNN, SPEN, Energy, Euclidean, MeasuredEnergy, Simplex
-from energynets.errors import ConfigError, NotConvergedWarning
+from energynets.errors import ConfigError, InferenceError, NotConvergedWarning
 from energynets.features import BagOfWords
 from energynets.inference import (
     Anderson,
+    BundleEntropy,
     GradientDescent,
     Implicit,
     MirrorDescent,
@@ -329,3 +330,14 @@ def test_no_warning_where_both_residuals_are_small():
         context = energy.condition(torch.randn(B, F))
         infer(energy, context, solver=MirrorDescent(100, step_size=0.5), gradient=Implicit()).logits.sum().backward()
     assert not infer(energy, context, gradient=NoGradient()).logits.requires_grad
+
+
+@pytest.mark.parametrize("gradient", [EXACT, None])
+def test_a_second_derivative_is_refused(gradient):
+    """It would come out without the terms through the minimum."""
+    energy = ICNN(F, L, hidden=(4, 4)).double()
+    context = energy.condition(torch.randn(B, F, dtype=torch.float64))
+    solver = BundleEntropy(tolerance=1e-10) if gradient is None else _solver(energy)
+    logits = infer(energy, context, solver=solver, gradient=gradient).logits
+    with pytest.raises(InferenceError, match=r"create_graph=True: the implicit gradient .* Unroll\(\)"):
+        torch.autograd.grad(logits.square().sum(), energy.measure, create_graph=True)

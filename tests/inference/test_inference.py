@@ -188,6 +188,20 @@ def test_no_gradient_keeps_no_graph_and_unroll_does():
     assert not infer(energy, context, gradient=NoGradient()).logits.requires_grad
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_gradient_keeps_no_graph_of_the_start_either(solver):
+    """Without a step the answer is z_0, which has a graph of its own."""
+    energy, solver = SPEN(F, L), SOLVERS[solver](steps=0)
+    context = energy.condition(torch.randn(3, F))
+    for initial in (None, torch.zeros(3, L, requires_grad=True)):
+        result = infer(energy, context, solver=solver, gradient=NoGradient(), initial=initial)
+        assert not result.logits.requires_grad
+        assert not result.y.requires_grad
+        last, _ = solver.solve_with_losses(energy, context, lambda _, z: z.sum(), initial, gradient=NoGradient())
+        assert not last.requires_grad
+        assert infer(energy, context, solver=solver, initial=initial).logits.requires_grad
+
+
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("labels", [1, 3])
@@ -225,6 +239,8 @@ def test_learned_step_sizes_start_at_the_given_schedule_and_stay_positive():
     [
         ({"steps": 3, "step_size": [1.0]}, "3 step sizes"),
         ({"step_size": -1.0}, "positive"),
+        ({"step_size": math.nan}, "finite"),
+        ({"steps": 2, "step_size": [1.0, math.inf]}, "finite"),
         ({"momentum": 1.0}, r"\[0, 1\)"),
         ({"initial": "zero"}, "uniform"),
     ],
@@ -238,3 +254,37 @@ def test_wrong_start_is_named():
     energy = SPEN(F, L)
     with pytest.raises(ShapeError, match=rf"expected \(B, {L}\), got \(3, 2\)"):
         infer(energy, energy.condition(torch.randn(3, F)), initial=torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("solver", [MirrorDescent(3), GradientDescent(3), ProjectedGradient(3), MirrorDescent(0)])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_a_start_of_other_documents_is_named(solver, rows):
+    energy = SPEN(F, L)
+    context = energy.condition(torch.randn(3, F))
+    with pytest.raises(ShapeError, match=f"context's 3 documents, got {rows}"):
+        solver.solve(energy, context, torch.zeros(rows, L))
+    with pytest.raises(ShapeError, match=f"context's 3 documents, got {rows}"):
+        infer(energy, context, solver=solver, initial=torch.zeros(rows, L))
+
+
+class Tokens(Energy):
+    """A context of indices."""
+
+    def __init__(self) -> None:
+        super().__init__(L)
+        self.table = nn.Embedding(10, L)
+
+    def condition(self, features):
+        return {"tokens": features}
+
+    def potential(self, y, context):
+        return -(y * self.table(context["tokens"])).sum(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_context_of_indices_starts_at_floating_zeros(dtype):
+    energy = Tokens().to(dtype)
+    tokens = torch.tensor([1, 7, 3])
+    result = infer(energy, energy.condition(tokens), solver=MirrorDescent(1))
+    torch.testing.assert_close(result.logits, energy.table(tokens))
+    assert infer(energy, energy.condition(tokens), solver=MirrorDescent(0)).logits.dtype == dtype

@@ -64,6 +64,11 @@ def fuses(like: Tensor, *terms: Terms) -> bool:
     )
 
 
+def _from_end_to_end(*tensors: Tensor) -> bool:
+    """Whether the kernels, which know no strides, may read and write these."""
+    return all(tensor.is_contiguous() for tensor in tensors)
+
+
 def _by_triton(like: Tensor) -> bool:
     return triton is not None and (like.is_cuda or _INTERPRETED) and like.dtype == torch.float32
 
@@ -80,7 +85,7 @@ def labels(logits: Tensor, terms: Terms, out: Tensor) -> Tensor:
         terms: (c_j, x_j), perhaps none.
         out: where y is written; may be P.
     """
-    if not fuses(logits, terms):
+    if not fuses(logits, terms) or not _from_end_to_end(out):
         return torch.sigmoid(add(logits, terms, out), out=out)
     (c_0, x_0), (c_1, x_1) = _two(terms, logits)
     if not _by_triton(logits):
@@ -97,7 +102,7 @@ def pullback(labels: Tensor, gradient: Tensor, bars: Terms, out: Tensor) -> Tens
         bars: (c_j, dx_j), perhaps none.
         out: where dz is written; may be g.
     """
-    if not fuses(labels, bars):
+    if not fuses(labels, bars) or not _from_end_to_end(gradient, out):
         _sigmoid_backward.grad_input(gradient, labels, grad_input=out)
         share(out, bars)
         return out
@@ -108,7 +113,7 @@ def labels_and_pullback(
     logits: Tensor, terms: Terms, gradient: Tensor, bars: Terms, labels_out: Tensor, out: Tensor
 ) -> Tensor:
     """`labels`, then `pullback` at them, in one pass: y in `labels_out`, dz in `out`."""
-    if not fuses(logits, terms, bars):
+    if not fuses(logits, terms, bars) or not _from_end_to_end(gradient, labels_out, out):
         return pullback(labels(logits, terms, labels_out), gradient, bars, out)
     return _adjoint(logits, terms, gradient, bars, labels_out, out)
 

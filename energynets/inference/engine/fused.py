@@ -70,17 +70,31 @@ def refusal(energy: MeasuredEnergy) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def takes(energy: MeasuredEnergy, plan: MirrorPlan, context: MeasuredContext, inputs: Sequence[Tensor]) -> bool:
+def takes(
+    energy: MeasuredEnergy,
+    plan: MirrorPlan,
+    context: MeasuredContext,
+    bases: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+) -> bool:
     """Whether this descent can be done here."""
     dtype = energy.measure.dtype
     return (
         plan.step_loss is None
         and context.head is None
         and len(context.unary) > 0
+        and all(len(tensor) == len(context.unary) for tensor in _of_documents(plan, context, bases))
         and all(tensor.dtype == dtype and tensor.device.type == "cpu" for tensor in inputs)
         and not torch.is_autocast_enabled("cpu")
         and refusal(energy) is None
     )
+
+
+def _of_documents(plan: MirrorPlan, context: MeasuredContext, bases: Sequence[Tensor]) -> list[Tensor]:
+    """What has a row a document: C takes their number from one of them."""
+    offset = () if context.offset.ndim == 1 else (context.offset,)
+    others = (plan.mask, None if plan.observed is None else plan.observed.mask)
+    return [*bases, *offset, *(tensor for tensor in others if tensor is not None)]
 
 
 def _widths(head: Any, rows: Tensor) -> tuple[int, ...]:

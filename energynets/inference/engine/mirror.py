@@ -206,7 +206,7 @@ def descend(
     linear = linear_forward(rows, offset, gates, plan.widths, plan.precision)
     walk = _Walk(plan, linear, plan.make_slope(weights), bases, fused=not gates and plan.fuses(bases))
     starts: list[Sequence[Tensor]] = []
-    buffer = torch.empty_like(bases[0])
+    buffer = torch.empty_like(bases[0], memory_format=torch.contiguous_format)  # kernels write from end to end
     at = At(0, plan.base(0, bases, buffer), NO_TERMS, None, None)
     while keep and at.step + plan.segment < plan.steps:
         at, _ = walk.segment(at, at.step + plan.segment, buffer, keep=False)

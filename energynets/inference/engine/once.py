@@ -10,9 +10,20 @@ import torch
 
 from energynets.errors import InferenceError
 
+Backward = Callable[..., tuple[Any, ...]]
 
-def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+_ENGINE = (
+    "the engine's backward pass is hand-derived and has no second derivative; "
+    "run inference under `with energynets.inference.general_path():`"
+)
+
+
+def once(backward: Backward, why: str = _ENGINE) -> Backward:
     """A hand-derived backward that refuses to be differentiated itself.
+
+    Args:
+        backward: of a `torch.autograd.Function`.
+        why: there is no second derivative, and what has one.
 
     `torch.autograd.function.once_differentiable` lets a second derivative pass, without the terms through this
     operation, wherever the gradient asked for can be reached another way.
@@ -24,10 +35,7 @@ def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, .
     @functools.wraps(backward)
     def checked(ctx: Any, *bars: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
-            raise InferenceError(
-                "create_graph=True: the engine's backward pass is hand-derived and has no second derivative; "
-                "run inference under `with energynets.inference.general_path():`"
-            )
+            raise InferenceError(f"create_graph=True: {why}")
         return backward(ctx, *bars)
 
     return checked
