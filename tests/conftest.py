@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes side by side share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Under nohup a hangup is ignored, and so it would be by the processes that tests start and hang up.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("energynets", deadline=None)  # a busy machine is no failure
 settings.load_profile("energynets")

@@ -103,7 +103,7 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
     if reason := unmeasured(energy):
         return reason
     rows: Any = energy.measure
-    if torch.is_autocast_enabled(rows.device.type):
+    if rows.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(rows.device.type):  # meta knows none
         return "an autocast is on, and the engine's products take factors as they are"
     method = type(solver)
     if getattr(solver, "engine", None) is None:
