@@ -8,8 +8,8 @@ run, as FlashAttention-3 does for softmax (Shah et al., NeurIPS 2024, section 3.
     begin  z_{i+1} = n A_{i+1}  and  m += y_i A_i^T
     wait for z_{i+1};  y_{i+1} = sigmoid(c phi + z_{i+1});  wait for m
 
-On an H100, L = 670,091, K = 256, 1,024 documents, they make 0.5 to 0.6 of its bf16 rate, and `label_kernels`' own 0.2
-to 0.4 (docs/scaling.md).
+On an H100, L = 670,091, K = 256, 1,024 documents, they make 0.43 to 0.67 of its bf16 rate, and `label_kernels`' own
+0.2 to 0.4 (docs/scaling.md).
 """
 
 from __future__ import annotations
