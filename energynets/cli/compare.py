@@ -162,7 +162,7 @@ def _exit_of(failures: list[str]) -> None:
 @contextmanager
 def _stopping() -> Iterator[None]:
     """SIGTERM and SIGHUP end like Ctrl-C, which does so even where a shell started us with it ignored."""
-    from energynets.training.interrupt import HANGUP, stopping_signals
+    from energynets.stopping import HANGUP, stopping_signals
 
     def stop(number: int, frame: object) -> None:
         if number == HANGUP:

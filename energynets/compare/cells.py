@@ -93,11 +93,11 @@ class Cell:
         Raises:
             ConfigError: it was begun with other settings, which are listed.
         """
-        from energynets.training.run import RunFolder
+        if not (self.folder / "config.yaml").exists() or (self.folder / "result.json").exists():
+            return
+        from energynets.training.run import RunFolder  # and torch with it, which few comparisons need here
 
-        run = RunFolder(self.folder, writes=False)
-        if run.config.exists() and not run.result.exists():
-            run._check_same(self.experiment.model_copy(update={"seed": self.seed}))
+        RunFolder(self.folder, writes=False).check_same(self.experiment.model_copy(update={"seed": self.seed}))
 
     def command(self, config: Path) -> list[str]:
         """The command line that runs the cell."""

@@ -25,7 +25,7 @@ from energynets.inference.engine import (
     under_transforms,
 )
 from energynets.inference.engine.rules import LabelRule, LogitRule
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll, keeping_graph
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
@@ -122,7 +122,7 @@ class Descent(Solver):
             return Solution(fixed_point(energy, context, found.logits, gradient, observed), found.steps)
         if isinstance(gradient, NoGradient) and (self.tolerance or self.line_search):
             return adaptive_descent(self, energy, context, initial, observed)
-        with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
+        with keeping_graph(gradient):
             logits = self._solve(energy, context, initial, gradient, observed)
         if isinstance(gradient, NoGradient):
             logits = logits.detach()  # without a step it is z_0 itself
@@ -174,7 +174,7 @@ class Descent(Solver):
         gradient = Unroll() if gradient is None else gradient
         if isinstance(gradient, Implicit):
             raise InferenceError("losses of every step: Implicit() knows the last step alone; use Unroll()")
-        with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
+        with keeping_graph(gradient):
             fast = self._fast(energy, context, initial, gradient, observed, step_loss)
             if fast is not None:
                 return fast  # type: ignore[return-value]

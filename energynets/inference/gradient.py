@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+
+import torch
 
 from energynets.errors import ConfigError
 
@@ -66,3 +70,8 @@ class NoGradient:
 
 
 GradientMode = Unroll | Truncated | Implicit | NoGradient
+
+
+def keeping_graph(gradient: GradientMode | None) -> AbstractContextManager[None]:
+    """Within it operations keep a graph as the mode has it: none under `NoGradient`."""
+    return torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext()

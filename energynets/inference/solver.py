@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError, InferenceError, ShapeError
-from energynets.inference.gradient import GradientMode, NoGradient, Unroll
+from energynets.inference.gradient import GradientMode, NoGradient, Unroll, keeping_graph
 from energynets.inference.observed import Observed
 
 StepLoss = Callable[[int, Tensor], Tensor]
@@ -119,7 +118,7 @@ class Solver(nn.Module, ABC):
             raise InferenceError(
                 f"losses of every step: {type(self).__name__} takes Unroll() alone, got {type(gradient).__name__}"
             )
-        with torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext():
+        with keeping_graph(gradient):
             return sum_losses(self.trajectory(energy, context, initial, observed=observed), step_loss)
 
     def iterates(

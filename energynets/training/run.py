@@ -167,7 +167,7 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder):
             if self.config.exists():
-                self._check_same(experiment)
+                self.check_same(experiment)
             else:
                 write_text(self.config, experiment.to_yaml())
             try:
@@ -197,7 +197,12 @@ class RunFolder:
         for entry in self.folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _check_same(self, experiment: Experiment) -> None:
+    def check_same(self, experiment: Experiment) -> None:
+        """That the run was started with these settings.
+
+        Raises:
+            ConfigError: it was not; which differ.
+        """
         old, new = _flatten(self.experiment().model_dump(mode="json")), _flatten(experiment.model_dump(mode="json"))
         differing = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
         if differing:
