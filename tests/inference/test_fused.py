@@ -51,7 +51,7 @@ def everything(energy, solver, features, initial, observed):
     return logits.detach(), *torch.autograd.grad(loss + logits.sigmoid().square().sum(), wanted, materialize_grads=True)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 33), (17, 159)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 33), (17, 159), (61, 40)], ids=str)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("energy", ENERGIES)
 def test_equals_the_general_path(energy, solver, size):
@@ -138,7 +138,7 @@ class Quadratic(torch.nn.Module):
         (lambda: ICNN(F, 5, gate=True), "gated"),
         (lambda: SPEN(F, 5, domain=Euclidean()), "Euclidean domain"),
         (lambda: MeasuredEnergy(F, 5, 3, Quadratic()), "Quadratic is not built in"),
-        (lambda: SPEN(F, 4_000, num_measurements=128), "larger than a core's cache"),
+        (lambda: SPEN(F, 8_000, num_measurements=128), "so many weights"),
         (lambda: SPEN(F, 5).bfloat16(), "bfloat16"),
     ],
 )

@@ -19,9 +19,12 @@ from energynets.inference.engine.mirror import MirrorPlan
 from energynets.inference.engine.native import library
 from energynets.inference.engine.once import once
 
-# Bytes of A and of the head's matrices up to which this wins (measured, two cores with 1 MiB of second-level cache
-# each): twice as fast at 16 x 4,000, 1.4 times at 512 x 159, 1.2 times at 256 x 983; at 128 x 4,000 it loses.
-LARGEST = 1 << 20
+# Bytes of A and of the head's matrices up to which this wins (measured, one Zen 3 core of two threads and 512 KiB of
+# second-level cache): 1.6 times as fast at 512 x 159, 1.7 times at 64 x 8,311, a tenth to a quarter at 512 x 983; at
+# 4 MB it is level or loses.
+LARGEST = 5 << 19
+# And of the gradients that all threads have of them together.
+_LARGEST_GRADIENTS = 1 << 23
 _MAX_LAYERS = 8
 _Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
@@ -64,8 +67,9 @@ def refusal(energy: MeasuredEnergy) -> str | None:
         return f"{type(head).__name__} is not built in"
     if len(_widths(head, rows)) > _MAX_LAYERS:
         return f"more than {_MAX_LAYERS} layers"
-    if rows.element_size() * (rows.numel() + sum(weight.numel() for weight in head.parameters())) > LARGEST:
-        return "larger than a core's cache, where products of whole batches are faster"
+    size = rows.element_size() * (rows.numel() + sum(weight.numel() for weight in head.parameters()))
+    if size > LARGEST or size * torch.get_num_threads() > _LARGEST_GRADIENTS:
+        return "so many weights, or threads with a gradient each of them, that products of whole batches are as fast"
     found = library(rows.dtype)
     return found if isinstance(found, str) else None
 

@@ -2,6 +2,9 @@
 #ifndef ENERGYNETS_VECTOR_H
 #define ENERGYNETS_VECTOR_H
 
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +53,19 @@ static inline vec *at(const real *x) { return (vec *)x; }
 static inline vec fill(real x) { return x - (vec){0}; }
 static inline vec choose(words where, vec x, vec y) { return (vec)((where & (words)x) | (~where & (words)y)); }
 
+/* x, or `least` where it is less; NaN stays. One instruction where compare and choose are five. */
+#if defined(__AVX512F__) && defined(ENERGYNETS_DOUBLE)
+static inline vec at_least(real least, vec x) { return (vec)_mm512_max_pd((__m512d)fill(least), (__m512d)x); }
+#elif defined(__AVX512F__)
+static inline vec at_least(real least, vec x) { return (vec)_mm512_max_ps((__m512)fill(least), (__m512)x); }
+#elif defined(__AVX__) && defined(ENERGYNETS_DOUBLE)
+static inline vec at_least(real least, vec x) { return (vec)_mm256_max_pd((__m256d)fill(least), (__m256d)x); }
+#elif defined(__AVX__)
+static inline vec at_least(real least, vec x) { return (vec)_mm256_max_ps((__m256)fill(least), (__m256)x); }
+#else
+static inline vec at_least(real least, vec x) { return choose(x < least, fill(least), x); }
+#endif
+
 static inline void *allocate(int64_t numbers) { /* zeros, on a cache line's boundary */
     void *memory = NULL;
     size_t bytes = (size_t)(numbers > 0 ? numbers : 1) * sizeof(real);
@@ -61,7 +77,7 @@ static const double FACTORIAL[] = {1,     1,      2,       6,        24,        
                                    5040., 40320., 362880., 3628800., 39916800., 479001600., 6227020800.};
 
 static inline vec vector_exp(vec x) { /* x <= EXP_MAX; the relative error is a few units in the last place */
-    x = choose(x < -EXP_MAX, fill(-EXP_MAX), x);
+    x = at_least(-EXP_MAX, x);
     vec shifted = x * fill((real)1.44269504088896340736) + ROUND;
     vec whole = shifted - ROUND;
     vec r = (x - whole * LN2_HIGH) - whole * LN2_LOW;
@@ -73,8 +89,7 @@ static inline vec vector_exp(vec x) { /* x <= EXP_MAX; the relative error is a f
 }
 
 static inline vec vector_sigmoid(vec x) {
-    vec low = choose(x < -EXP_MAX, fill(-EXP_MAX), x);
-    return (real)1 / ((real)1 + vector_exp(-low));
+    return (real)1 / ((real)1 + vector_exp(-at_least(-EXP_MAX, x)));
 }
 
 static inline vec vector_softplus(vec x) { /* max(x, 0) + log(1 + e), e = exp(-|x|), log(1 + e) = 2 atanh(e / (2 + e)) */
