@@ -149,17 +149,25 @@ class Descent(Solver):
         """z_T and the sum of the step losses by the engine, where it takes the model."""
         if not self.steps:
             return None
-        if self.engine is None or under_transforms() or general_reason(energy, self):
+        if why := self._general(energy, observed):
             if self.precision != "float32" and not asked_for_general_path():
-                why = "a torch.func transform is at work" if under_transforms() else general_reason(energy, self)
                 raise ConfigError(f"solver.precision: {self.precision} needs the engine's path ({why}); use float32")
             if compiling() and torch.is_grad_enabled():
                 not_compiled(f"the general path of {type(energy).__name__} by {type(self).__name__}")
             return None
+        assert self.engine is not None
         logits = self.start(energy, context, initial)
         observed = observe(observed, energy, logits)
         constant = 0 if isinstance(gradient, NoGradient) else constant_steps(gradient, self.steps)
         return self.engine(energy, context, logits, observed, step_loss, constant)
+
+    def _general(self, energy: Energy, observed: Observed | None) -> str | None:
+        """Why this call takes the general path, or None where the engine takes it."""
+        if under_transforms():
+            return "a torch.func transform is at work"
+        if observed is not None and observed.values.requires_grad and torch.is_grad_enabled():
+            return "known values want a gradient, which the engine's backward pass does not make"
+        return general_reason(energy, self)
 
     def solve_with_losses(
         self,

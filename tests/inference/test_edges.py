@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from energynets import SPEN, Anderson, GradientDescent, MeasuredEnergy, MirrorDescent, NoGradient, infer
-from energynets.energies import SoftplusHead
+from energynets.energies import Euclidean, SoftplusHead
 from energynets.inference import Observed, general_path, path
 
 
@@ -93,3 +93,21 @@ def test_losses_of_every_step_without_a_graph() -> None:
         logits, total = solver.solve_with_losses(energy, context, loss, gradient=NoGradient())
         assert not logits.requires_grad
         assert not total.requires_grad
+
+
+@pytest.mark.parametrize("solver", [MirrorDescent(4, step_size=0.5), MirrorDescent(4, step_size=0.5, momentum=0.3)])
+def test_known_numbers_have_their_gradient(solver: MirrorDescent) -> None:
+    """The engine takes them for constants."""
+    torch.manual_seed(0)
+    energy = SPEN(4, 6, num_measurements=3, domain=Euclidean()).double()
+    features, mask = torch.randn(5, 4).double(), torch.rand(5, 6) < 0.4
+
+    def energy_of(values: Tensor) -> Tensor:
+        return solver.solve(energy, energy.condition(features), observed=Observed(values, mask)).square().sum()
+
+    values = torch.randn(5, 6).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy_of(values), values)
+    step = 1e-6 * torch.randn(5, 6).double()
+    with torch.no_grad():
+        expected = energy_of(values + step) - energy_of(values - step)
+    torch.testing.assert_close(2 * (gradient * step).sum(), expected, rtol=1e-5, atol=1e-9)
