@@ -27,7 +27,7 @@ from energynets.config import Experiment
 from energynets.config_errors import explain
 from energynets.config_models import Positive, Section
 from energynets.errors import ConfigError, nearest
-from energynets.metrics import SET_METRICS
+from energynets.metrics import SET_METRICS, observed_name, split_name
 from energynets.strict_yaml import apply_override, read_yaml
 
 
@@ -100,7 +100,11 @@ class Tuning(Section):
     trials: Positive = Field(default=20, description="settings tried")
     seconds: float | None = Field(default=None, gt=0, description="no new trials after this much training, in seconds")
     seeds: Positive = Field(default=1, description="runs of each trial, under seeds that the report does not use")
-    metric: str = Field(default="f1_example", description="what is best on validation, mean over the seeds")
+    metric: str = Field(
+        default="f1_example",
+        description="what is best on validation, mean over the seeds; of the rest with half known: "
+        "observed/0.5/f1_example",
+    )
 
 
 class Plan(Section):
@@ -119,13 +123,12 @@ class Plan(Section):
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Self:
         names = set(SET_METRICS)
-        head, at, k = self.tuning.metric.partition("@")
+        metric, _ = split_name(self.tuning.metric)
+        head, at, k = metric.partition("@")
         ranked = at and k.isdigit() and head in ("precision", "ndcg", "psp", "psndcg")
-        if not ranked and self.tuning.metric not in names:
+        if not ranked and metric not in names:
             valid = names | {f"{name}@1" for name in ("precision", "ndcg", "psp", "psndcg")}
-            raise ValueError(
-                f"tuning.metric: unknown metric {self.tuning.metric!r}{nearest(self.tuning.metric, valid)}"
-            )
+            raise ValueError(f"tuning.metric: unknown metric {self.tuning.metric!r}{nearest(metric, valid)}")
         return self
 
 
@@ -210,11 +213,13 @@ def _check_tunable(row: PlannedRow, metric: str) -> None:
     if not row.search:
         return
     experiment = row.experiment
-    valid = experiment.evaluation.metric_names()
+    measured = experiment.evaluation
+    shares = ("", *(f"{share:g}" for share in measured.observed if share))
+    valid = [observed_name(name, share) for share in shares for name in measured.metric_names()]
     if metric not in valid:
         raise ConfigError(
             f"tuning.metric: {experiment.name} does not measure {metric!r}{nearest(metric, valid)}: "
-            f"evaluation.ks are {list(experiment.evaluation.ks)}"
+            f"evaluation.ks are {list(measured.ks)}, evaluation.observed is {list(measured.observed)}"
         )
     data = experiment.data
     if data.validation_share > 0 or data.validation is not None:

@@ -59,7 +59,7 @@ SET_METRICS = {
 
 def smaller_is_better(metric: str) -> bool:
     """Whether a metric, or the monitored `loss`, should fall."""
-    return metric == "loss" or metric.startswith("hamming_loss")
+    return metric == "loss" or split_name(metric)[0].startswith("hamming_loss")
 
 
 def evaluate_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from trials import RATE, Trials, trials, write_files
 from energynets.compare.cells import Cell
 from energynets.compare.plan import PlannedRow, Tuning, load_plan
 from energynets.compare.tuning import FIRST_SEED, Tuned, tune
-from energynets.errors import MissingExtraError
+from energynets.errors import ConfigError, MissingExtraError
 
 __all__ = ["trials"]
 
@@ -43,6 +44,23 @@ def test_the_best_on_validation_is_selected(tmp_path: Path, row: PlannedRow, tri
     assert abs(best.settings[RATE] - 0.01) < 0.02
     assert all(1e-4 <= trial.settings[RATE] <= 1e-1 for trial in found.trials)
     assert {seed for _, seed, _ in trials.ran} == {FIRST_SEED}
+
+
+def test_selected_by_what_is_left_to_find_where_labels_are_shown(tmp_path: Path, trials: Trials) -> None:
+    path = write_files(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("trials: 6", "trials: 6, metric: observed/0.5/f1_example"))
+    with pytest.raises(ConfigError, match=r"'observed/0.5/f1_example' .*evaluation.observed is \[\]"):
+        load_plan(path)
+    cnn = tmp_path / "cnn.yaml"
+    cnn.write_text(cnn.read_text() + "evaluation: {observed: [0, 0.5]}\n")
+    plan, tables = load_plan(path)
+    found = tune(tables["one"][0], plan.tuning, tmp_path / "t")
+    assert found.best is not None
+    value = {trial.settings[RATE]: trial.value for trial in found.trials}
+    assert value[found.trials[found.best].settings[RATE]] == max(v for v in value.values() if v is not None)
+    farthest = max(value, key=lambda rate: abs(math.log10(rate) + 2))
+    assert found.trials[found.best].settings[RATE] == farthest
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3, 4, 6, 9])

@@ -55,6 +55,9 @@ class Trials:
         row["kind"], row["train_seconds"] = experiment.model.kind, 10.0
         row["data"] = {**FINGERPRINT, "name": experiment.data.name}
         row["metrics"]["validation"] = dict.fromkeys(row["metrics"]["test"], validation)
+        # With labels shown it is the other way round.
+        rest = {"validation": dict.fromkeys(row["metrics"]["test"], 1 - validation)}
+        row["observed"] = {f"{share:g}": rest for share in experiment.evaluation.observed}
         cell.folder.mkdir(parents=True)
         values = np.random.default_rng([cell.seed, 7]).normal(test, 0.05, DOCUMENTS)
         RunFolder(cell.folder).save_documents(dict.fromkeys(row["metrics"]["test"], values.astype(np.float32)))
