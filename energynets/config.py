@@ -152,6 +152,10 @@ class Evaluation(Section):
         sets = ("f1_example", "f1_micro", "f1_macro", "hamming_loss", "subset_accuracy")
         return at_k + sets + tuple(f"{name}_at_0.5" for name in sets)
 
+    def shares_shown(self) -> tuple[str, ...]:
+        """The shares of `observed` above 0, as results name them."""
+        return tuple(f"{share:g}" for share in self.observed if share)
+
 
 class Experiment(Section):
     """One experiment: data, model, objective, training, evaluation."""

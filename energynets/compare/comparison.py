@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 DETERMINISTIC = ("label_frequency", "linear", "neighbours", "target_embedding", "label_tree", "bayes_optimal")
 
 
+def measured(result: Mapping[str, Any], metric: str, split: str) -> Any:
+    """A metric as result.json has it, of the rest by its `metrics.observed_name`; None where it was not measured."""
+    from energynets.metrics import split_name
+
+    name, share = split_name(metric)
+    metrics = result.get("observed", {}).get(share, {}) if share else result["metrics"]
+    return metrics.get(split, {}).get(name)
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and sample standard deviation (n - 1) over seeds; `std` is None for one value."""
@@ -91,12 +100,7 @@ class Row:
 
     def value(self, place: int, metric: str, split: str = "test") -> float | None:
         """A metric of the result at a place in `results`."""
-        from energynets.metrics import split_name
-
-        name, share = split_name(metric)
-        result = self.results[place]
-        measured = result.get("observed", {}).get(share, {}) if share else result["metrics"]
-        found = measured.get(split, {}).get(name)
+        found = measured(self.results[place], metric, split)
         return float(found) if found is not None and math.isfinite(found) else None
 
     def document_values(self, place: int, metric: str) -> np.ndarray | None:
@@ -446,7 +450,7 @@ def _gather(
         decoding=experiments[0].evaluation.decoding,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         monitor=_monitor(experiments),
-        observed=dict.fromkeys(f"{share:g}" for share in experiments[0].evaluation.observed if share),
+        observed=dict.fromkeys(experiments[0].evaluation.shares_shown()),
     )
 
 

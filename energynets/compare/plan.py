@@ -214,7 +214,7 @@ def _check_tunable(row: PlannedRow, metric: str) -> None:
         return
     experiment = row.experiment
     measured = experiment.evaluation
-    shares = ("", *(f"{share:g}" for share in measured.observed if share))
+    shares = ("", *measured.shares_shown())
     valid = [observed_name(name, share) for share in shares for name in measured.metric_names()]
     if metric not in valid:
         raise ConfigError(

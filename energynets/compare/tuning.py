@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from energynets.compare.cells import Cell, CompareProgress
-from energynets.compare.comparison import DETERMINISTIC, write_config
+from energynets.compare.comparison import DETERMINISTIC, measured, write_config
 from energynets.compare.plan import PlannedRow, Space, Tuning
 from energynets.compare.pool import run_cells
 from energynets.config import Experiment
 from energynets.errors import ConfigError, MissingExtraError
-from energynets.metrics import smaller_is_better, split_name
+from energynets.metrics import smaller_is_better
 
 # Trials are proposed so many at a time, all of them from the same finished ones: what is proposed then depends on
 # neither the number of processes nor on who ends first.
@@ -227,9 +227,7 @@ def _run(search: _Search, trials: list[Any]) -> None:
 
 def _validation(result: Mapping[str, Any], metric: str) -> float | None:
     """All that a selection sees of a result."""
-    name, share = split_name(metric)
-    measured = result.get("observed", {}).get(share, {}) if share else result["metrics"]
-    value = measured.get("validation", {}).get(name)
+    value = measured(result, metric, "validation")
     return None if value is None else float(value)
 
 

@@ -41,25 +41,21 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------------------ products of documents */
 
-/* out (rows, 2 vectors or 1) += left right. */
-static __attribute__((noinline)) void two_vectors(int64_t rows, int64_t n, const real *left, int64_t left_row,
-                                                  int64_t left_step, const real *right, int64_t right_row, real *out,
-                                                  int64_t out_row) {
-    spread_all(2, rows, n, left, left_row, left_step, BLOCK * left_row, right, right_row, out, out_row, 1);
-}
-
-static __attribute__((noinline)) void one_vector(int64_t rows, int64_t n, const real *left, int64_t left_row,
-                                                 int64_t left_step, const real *right, int64_t right_row, real *out,
-                                                 int64_t out_row) {
-    spread_all(1, rows, n, left, left_row, left_step, BLOCK * left_row, right, right_row, out, out_row, 1);
+/* out (rows, 2 vectors or 1) += left right. Not inlined: each is a dozen kernels. */
+static __attribute__((noinline)) void product(int64_t vecs, int64_t rows, int64_t n, const real *left, int64_t left_row,
+                                              int64_t left_step, const real *right, int64_t right_row, real *out,
+                                              int64_t out_row) {
+    if (vecs > 1) spread_all(2, rows, n, left, left_row, left_step, BLOCK * left_row, right, right_row, out, out_row, 1);
+    else spread_all(1, rows, n, left, left_row, left_step, BLOCK * left_row, right, right_row, out, out_row, 1);
 }
 
 /* out (rows, width) += x matrix; x (rows, n), the matrix (n, width) packed: W columns at a time, LANES in the end. */
 static void multiply(int64_t rows, int64_t n, int64_t width, const real *x, int64_t x_row, const real *matrix, real *out,
                      int64_t out_row) {
-    for (int64_t c = 0; c < width; c += W)
-        if (width - c >= W) two_vectors(rows, n, x, x_row, 1, matrix + c * n, W, out + c, out_row);
-        else one_vector(rows, n, x, x_row, 1, matrix + c * n, LANES, out + c, out_row);
+    for (int64_t c = 0; c < width; c += W) {
+        int64_t w = least(width - c, W);
+        product(w / LANES, rows, n, x, x_row, 1, matrix + c * n, w, out + c, out_row);
+    }
 }
 
 /* grad (n, width), packed, += x^T y; x (rows, n), y (rows, width). */
@@ -67,14 +63,13 @@ static void outer(int64_t rows, int64_t n, int64_t width, const real *x, int64_t
                   real *grad) {
     real group[MOST * W] __attribute__((aligned(VECTOR_BYTES)));
     for (int64_t c = 0; c < width; c += W) {
-        if (width - c < W) {
-            one_vector(n, rows, x, 1, x_row, y + c, y_row, grad + c * n, LANES);
-        } else if (n < 4 * BLOCK) {
-            two_vectors(n, rows, x, 1, x_row, y + c, y_row, grad + c * n, W);
-        } else { /* rows far apart are read again and again: they may want the same places of the cache */
-            for (int64_t r = 0; r < rows; r++) copy(y + r * y_row + c, group + r * W, W);
-            two_vectors(n, rows, x, 1, x_row, group, W, grad + c * n, W);
+        int64_t w = least(width - c, W), right_row = y_row;
+        const real *right = y + c;
+        if (w == W && n >= 4 * BLOCK) { /* read again and again, rows far apart want the same places of the cache */
+            by_groups(rows, W, right, y_row, group, 0);
+            right = group, right_row = W;
         }
+        product(w / LANES, n, rows, x, 1, x_row, right, right_row, grad + c * n, w);
     }
 }
 
