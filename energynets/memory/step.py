@@ -138,7 +138,10 @@ def _head_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> _Phases:
     enough = max(FEW // experiment.training.batch_size, 2 * max(chunk, candidates))
     if sizes.labels <= enough:
         return _run(experiment, sizes.labels, stage)
-    less, more = _run(experiment, enough // 2, stage), _run(experiment, enough, stage)
+    from energynets.inference.engine.fused import standing_for
+
+    with standing_for(sizes.labels):
+        less, more = _run(experiment, enough // 2, stage), _run(experiment, enough, stage)
     return less.at((sizes.labels - enough // 2) / (enough - enough // 2), more)
 
 

@@ -6,8 +6,10 @@ starting operations and to carrying z and y through memory. The C code is `fused
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ LARGEST = 5 << 19
 # And of the gradients that all threads have of them together.
 _LARGEST_GRADIENTS = 1 << 23
 _MAX_LAYERS = 8
+_stands_for: ContextVar[int | None] = ContextVar("stands_for_labels", default=None)
 _Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
@@ -56,6 +59,16 @@ class _Gradients(ctypes.Structure):
     )
 
 
+@contextlib.contextmanager
+def standing_for(labels: int) -> Iterator[None]:
+    """Whether a descent is done here is decided as for so many labels: a small energy shows what a large one does."""
+    token = _stands_for.set(labels)
+    try:
+        yield
+    finally:
+        _stands_for.reset(token)
+
+
 def refusal(energy: MeasuredEnergy) -> str | None:
     """Why an energy's descent is not done in native code, whatever the batch; None where it is."""
     head, rows = energy.head, energy.measure
@@ -67,7 +80,8 @@ def refusal(energy: MeasuredEnergy) -> str | None:
         return f"{type(head).__name__} is not built in"
     if len(_widths(head, rows)) > _MAX_LAYERS:
         return f"more than {_MAX_LAYERS} layers"
-    size = rows.element_size() * (rows.numel() + sum(weight.numel() for weight in head.parameters()))
+    labels = _stands_for.get() or rows.shape[1]
+    size = rows.element_size() * (len(rows) * labels + sum(weight.numel() for weight in head.parameters()))
     if size > LARGEST or size * torch.get_num_threads() > _LARGEST_GRADIENTS:
         return "so many weights, or threads with a gradient each of them, that products of whole batches are as fast"
     found = library(rows.dtype)
