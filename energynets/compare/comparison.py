@@ -129,7 +129,7 @@ class Comparison:
         data: the fingerprint all rows share (empty where every cell failed).
         ks: of P@k and its like.
         threshold_rule: what the threshold maximises on validation.
-        environment: where it ran, of the first run that says.
+        environment: where its finished runs were made, as their environment.json; a list where they differ.
         created: ISO time, UTC.
         monitor: the validation metric that training watched, by which the reference was chosen.
         reference: name of the row that others are compared with; None where there is none.
@@ -437,7 +437,6 @@ def _gather(
             )
         )
     first = next(iter(results.values()), {})
-    environments = (_read_json(cell.folder / "environment.json") for cell in cells)
     return Comparison(
         name=folder.name,
         folder=folder,
@@ -446,12 +445,28 @@ def _gather(
         data=first.get("data", {}),
         ks=experiments[0].evaluation.ks,
         threshold_rule=experiments[0].evaluation.threshold_rule,
-        environment=next((found for found in environments if found), {}),
+        environment=_environment(cell for cell in cells if cell.name in results),
         decoding=experiments[0].evaluation.decoding,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         monitor=_monitor(experiments),
         observed=dict.fromkeys(experiments[0].evaluation.shares_shown()),
     )
+
+
+def _environment(cells: Iterable[Cell]) -> dict[str, Any]:
+    """Of their environment.json, what they agree on as it is, what they do not as a list of every value there is.
+
+    Without the command line, which is each run's own.
+    """
+    found = [environment for cell in cells if (environment := _read_json(cell.folder / "environment.json"))]
+    merged: dict[str, Any] = {}
+    for name in dict.fromkeys(name for environment in found for name in environment if name != "command"):
+        values: list[Any] = []  # no set: a version's order is that of the runs
+        for environment in found:
+            if (value := environment.get(name)) not in values:
+                values.append(value)
+        merged[name] = values if len(values) > 1 else values[0]
+    return merged
 
 
 def _features(experiment: Experiment) -> str:

@@ -78,6 +78,7 @@ class Suite:
             "name": self.name,
             "plan": self.plan.model_dump(mode="json"),
             "data": [comparison.name for comparison in self.comparisons],
+            "environment": {comparison.name: dict(comparison.environment) for comparison in self.comparisons},
             "references": {comparison.name: comparison.reference for comparison in self.comparisons},
             "rows": {comparison.name: _rows(comparison) for comparison in self.comparisons},
             "ranks": [asdict(ranks) for ranks in found if ranks],

@@ -82,6 +82,31 @@ def test_deterministic_rows_run_once_and_finished_cells_are_kept(tmp_path: Path,
     assert json.loads((tmp_path / "c" / "results.json").read_text())["seeds"] == [0, 1, 2]
 
 
+def test_the_environment_is_that_of_every_finished_run(
+    tmp_path: Path, faked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Cell.run
+    names = ["cpu", "cuda:0", "cuda:0"]
+
+    def on_a_device(self: Cell, *args: Any) -> tuple[dict[str, Any] | None, str | None]:
+        found = run(self, *args)
+        commit = None if self.seed == 0 else "abc"
+        environment = {"torch": "2.13.0", "device": names[self.seed], "git_commit": commit, "command": [self.name]}
+        environment |= {"label_shards": 1} if self.seed else {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if found[0] is None:
+            environment["device"] = "of a run that failed"
+        (self.folder / "environment.json").write_text(json.dumps(environment))
+        return found
+
+    monkeypatch.setattr(Cell, "run", on_a_device)
+    found = compare([experiment("broken"), experiment("cnn")], seeds=3, folder=tmp_path / "c")
+    expected = {"torch": "2.13.0", "device": ["cpu", "cuda:0"], "git_commit": [None, "abc"], "label_shards": [None, 1]}
+    assert found.environment == expected
+    assert json.loads((tmp_path / "c" / "results.json").read_text())["environment"] == expected
+    assert compare([experiment("cnn")], seeds=1, folder=tmp_path / "c").environment["device"] == "cpu"
+
+
 def test_one_failing_cell_leaves_the_others(tmp_path: Path, faked: list[str]) -> None:
     found = compare([experiment("broken"), experiment("cnn")], seeds=1, folder=tmp_path / "c")
     assert found.failures == ["broken-seed0: model.features: too wide"]

@@ -216,6 +216,13 @@ def test_page_says_what_a_reader_needs(html: str) -> None:
         assert said in html
 
 
+def test_page_says_that_runs_were_made_on_several_devices(tmp_path: Path) -> None:
+    environment = {"device": ["cpu", "cuda:0"], "git_commit": [None, "abc"]}
+    page = to_html(dataclasses.replace(comparison(tmp_path / "demo"), environment=environment))
+    assert "<td>cpu, cuda:0</td>" in page
+    assert "<td>not known, abc</td>" in page
+
+
 def test_configurations_are_escaped(tmp_path: Path) -> None:
     assert "name: &lt;b&gt;" in to_html(comparison(tmp_path / "demo"))
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,6 +37,9 @@ def test_real_runs(tmp_path: Path) -> None:
     assert trial.seconds == run["train_seconds"]
     difference = suite.differences[0]
     assert (difference.unit, difference.documents, difference.p) == ("documents", 20, None)
+    both, own = (json.loads((tmp_path / "c" / where / "results.json").read_text()) for where in (".", "planted"))
+    assert both["environment"] == {"planted": own["environment"]}
+    assert own["environment"]["torch"] == torch.__version__
 
 
 def test_settings_of_data_sets_and_rows_reach_the_runs(tmp_path: Path) -> None:

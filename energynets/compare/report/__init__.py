@@ -61,11 +61,17 @@ def to_html(comparison: Comparison) -> str:
         "ties": label_ties(comparison),
         "changes": changed_examples(comparison),
         "environment": [
-            (name, comparison.environment[name]) for name in _ENVIRONMENT if comparison.environment.get(name)
+            (name, _in_words(comparison.environment[name])) for name in _ENVIRONMENT if comparison.environment.get(name)
         ],
         "commands": _commands(comparison),
     }
     return render("page.html", f"{comparison.name}: comparison", context)
+
+
+def _in_words(value: Any) -> str:
+    """A list is of runs that differ."""
+    values = value if isinstance(value, list) else [value]
+    return ", ".join("not known" if each is None else str(each) for each in values)
 
 
 def _commands(comparison: Comparison) -> list[str]:
