@@ -344,7 +344,7 @@ class EnergyModel(Section):
     )
     keep_unary: bool = Field(
         default=False,
-        description="with a label_chunk: compute phi once and keep it, the one batch of logits then, not 2 T + 1 times",
+        description="with a label_chunk: compute phi once and keep it, not 2 T + 1 times; small batches keep each step",
     )
     shortlist: ShortlistConfig | None = Field(
         default=None, description="labels of each document that the energy moves, the others staying unary; null: all"

@@ -222,9 +222,10 @@ class EnergyNetwork(_Model):
             torch records no gradients, inference keeps no graph.
         label_chunk: compute the loss and the best labels this many labels at a time, without a (B, L) tensor: for
             measured energies without gates, `MirrorDescent` and `Unroll()`. It costs 2 T + 1 times phi.
-        keep_unary: with a `label_chunk`, compute phi once and keep it, the only (B, L) tensor then: the fastest way
-            where A does not fit a CPU's cache, each step reading it once. `energy.unary` becomes a `ChunkedLinear` of
-            the same weights: SGD without momentum keeps dphi (B, L) then, and never the gradient of U (L, F).
+        keep_unary: with a `label_chunk`, compute phi once and keep it (B, L): the fastest way where A does not fit a
+            CPU's cache, each step reading it once. There 2 T tensors more of that size are kept, y_t and dz_t of all
+            steps, where they are no larger than the weights, 2 T B <= F + K. `energy.unary` becomes a `ChunkedLinear`
+            of the same weights: SGD without momentum keeps dphi (B, L) then, and never the gradient of U (L, F).
         shortlist: the energy moves so many labels of each document, or as the `Shortlist` says, and the others stay at
             sigmoid(phi): for measured energies without gates, every solver but `Anderson`, all gradients. Its steps
             cost the same whatever L is; phi comes in chunks with a `label_chunk`, and is computed twice.

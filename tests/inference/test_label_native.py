@@ -94,6 +94,28 @@ def test_gradients_are_their_formulas(shape: tuple[int, ...], dtype: torch.dtype
     assert torch.equal(again[0], dphi)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 9, 70, 12)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_kept_is_what_is_made_again(shape: tuple[int, ...], dtype: torch.dtype, threads: None) -> None:
+    phi, rows, n, bars = numbers(*shape, dtype)
+    steps, factors, scale = shape[-1], [0.9**t for t in range(shape[-1] + 1)], torch.tensor(0.3, dtype=dtype)
+    found: list[list[Tensor]] = []
+    for given in (label_native.pack(phi, rows, steps), label_native.pack(phi, rows)):
+        made = [label_native.measure(given, factors[t], n[t - 1] if t else None, t) for t in range(steps)]
+        made += label_native.measure_and_loss(given, factors[-1], n[-1])
+        made += [label_native.pull(given, factors[t], n[t - 1], bars[t], t) for t in range(steps - 1, 0, -1)]
+        if given.kept is not None:  # phi is not wanted again, only for the factors' own gradients
+            given = given._replace(phi=torch.full_like(given.phi, float("nan")))
+        place = torch.zeros_like(rows)
+        dphi, _ = label_native.gradients(given, factors, n, bars, scale, place, wants_shares=False)
+        given = given._replace(phi=phi if phi.stride(1) == 1 else phi.contiguous())
+        again, shares = label_native.gradients(given, factors, n, bars, scale, None, wants_shares=True)
+        assert torch.equal(again, dphi)
+        found.append([*made, place, dphi, shares if shares is not None else dphi.sum()])
+    for kept, without in zip(*found, strict=True):
+        close(kept.double(), without.double(), 20 * DTYPES[dtype])
+
+
 def test_two_runs_give_the_same_bits(threads: None) -> None:
     phi, rows, n, bars = numbers(9, 17, 5000, 1, torch.float32)
     given = label_native.pack(phi, rows)

@@ -61,7 +61,7 @@ def take(features: Tensor, rows: Tensor) -> bool:
     )
 
 
-def pack(phi: Tensor, rows: Tensor) -> Packed:
+def pack(phi: Tensor, rows: Tensor, steps: int = 0) -> Packed:
     """Of phi (B, L) in float32, `aligned`, and A in bf16 with the numbers of a label side by side."""
     dtype = torch.float32 if _INTERPRETED else torch.bfloat16  # which the interpreter has not
     packed = torch.empty(rows.shape[::-1], dtype=dtype, device=rows.device)
@@ -75,12 +75,12 @@ def pack(phi: Tensor, rows: Tensor) -> Packed:
     return Packed(phi, packed.T)
 
 
-def measure(given: Packed, factor: float, n: Tensor | None) -> Tensor:
+def measure(given: Packed, factor: float, n: Tensor | None, step: int = 0) -> Tensor:
     """`LabelPasses.measure`."""
     return _sums(given, factor, n, None, loss=False)[0]
 
 
-def pull(given: Packed, factor: float, n: Tensor, measurement_bars: Tensor) -> Tensor:
+def pull(given: Packed, factor: float, n: Tensor, measurement_bars: Tensor, step: int = 0) -> Tensor:
     """`LabelPasses.pull`."""
     return _sums(given, factor, n, measurement_bars, loss=False)[0]
 
@@ -101,7 +101,7 @@ def gradients(
     wants_shares: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """`LabelPasses.gradients`."""
-    phi, rows = given
+    phi, rows = given.phi, given.rows
     batch, labels = phi.shape
     steps, width, tiles = len(n), len(rows), _tiles(batch, gradient=True)
     n, bars = (x.to(rows.dtype).contiguous() for x in (n, bars))
@@ -129,7 +129,7 @@ def gradients(
 
 
 def _sums(given: Packed, factor: float, n: Tensor | None, bars: Tensor | None, *, loss: bool) -> tuple[Tensor, Tensor]:
-    phi, rows = given
+    phi, rows = given.phi, given.rows
     batch, labels = phi.shape
     width, tiles = len(rows), _tiles(batch, bars=bars is not None)
     n, bars = (None if x is None else x.to(rows.dtype).contiguous() for x in (n, bars))

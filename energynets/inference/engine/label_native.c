@@ -4,6 +4,9 @@
  *     sums       m  += y A^T,  y = sigmoid(z),  z = c phi + n A       or  dn += dz A^T,  dz = y (1 - y) (dm A)
  *     gradients  dA  = sum_t n_t^T dz_t + dm_t^T y_t,  dphi = sum_t c_t dz_t
  *
+ * Where there is a place to keep them, each of y_0 .. y_{T-1}, dz_1 .. dz_{T-1} and sigmoid(z_T) is written by the sums
+ * that have it first, and the passes after it read it: without, they make it again by a product with A.
+ *
  * Every thread has its own labels, in order, and sums are added up in the order of the threads: two runs give the same
  * bits. Targets are few and are corrected for outside.
  */
@@ -17,6 +20,8 @@ typedef struct {
     const real *unary, *rows, *n, *bars;                      /* n, bars: (B, K), or (T, B, K) of all steps; or NULL */
     const double *factors;                                    /* c, or c_0 .. c_T */
     double scale;                                             /* dz_T = scale sigmoid(z_T) */
+    real *kept;                                               /* (L / W, 2 T, B, W), blocks of documents apart; or NULL */
+    int64_t step;                                             /* t, of sums that keep */
     real *sums, *rows_bar, *unary_bar;                        /* (B, K); (K, L) or NULL; (B, L) */
     double *losses, *shares;                                  /* (B,): sum softplus(z); (T + 1,): sum dz_t phi; or NULL */
 } LabelPass;
@@ -28,14 +33,15 @@ typedef struct {
     double *losses, *shares;
 } Work;
 
-static Work cut(const LabelPass *p, int64_t most_groups, int64_t most_documents) {
+static Work cut(const LabelPass *p, int64_t most_groups) {
     Work w = {0};
     int64_t width = p->measurements, groups = TILE_BYTES / (width * W * (int64_t)sizeof(real));
     int64_t each = (p->labels + p->threads * W - 1) / (p->threads * W); /* of a thread: none is to be idle */
     groups = least(least(groups, most_groups), each);
     w.groups = groups < 1 ? 1 : groups;
+    int64_t most = (16 << 10) / ((2 * p->steps + 1) * W * (int64_t)sizeof(real)) / BLOCK * BLOCK;
+    w.documents = least(p->batch, most > 0 ? most : BLOCK); /* their steps stay in a core's first-level cache */
     w.group = (width + (width % 2 == 0)) * W; /* an odd number of lines, so that groups fall into different sets */
-    w.documents = least(p->batch, whole(most_documents, BLOCK)); /* a block ends where one of BLOCK does */
     return w;
 }
 
@@ -47,24 +53,55 @@ static void fetch(const LabelPass *p, int64_t first, int64_t count, int64_t part
         for (int64_t c = 0; c < count; c += line) __builtin_prefetch(p->rows + i * p->rows_row + first + c, 0, 2);
 }
 
+/* ---------------------------------------------------------------------------------------------- what is kept */
+
+/* Place `row` of 2 T, of a group of W labels and a document; a block of documents lies together, row after row. */
+static real *kept_at(const LabelPass *p, const Work *w, int64_t group, int64_t row, int64_t document) {
+    int64_t first = document / w->documents * w->documents, here = least(w->documents, p->batch - first);
+    return p->kept + ((group * p->batch + first) * 2 * p->steps + row * here + document - first) * W;
+}
+
+/* The numbers of a tile, (labels, lanes), of documents b .. to place `row`, or from there. */
+static void keep(const LabelPass *p, const Work *w, int64_t row, int64_t b, int64_t first, int64_t count, real *z,
+                 int64_t lanes, int back) {
+    int64_t end = least(b + lanes, p->batch);
+    for (int64_t g = 0; g < count; g += W, z += W * lanes)
+        for (int64_t i = b, next; i < end; i = next) {
+            int64_t labels = least(W, count - g);
+            real *place = kept_at(p, w, (first + g) / W, row, i);
+            next = least(end, i / w->documents * w->documents + w->documents);
+            if (back) transpose(next - i, labels, place, W, z + i - b, lanes);
+            else {
+                if (labels < W) memset(place, 0, (size_t)((next - i) * W) * sizeof(real));
+                transpose(labels, next - i, z + i - b, lanes, place, W);
+            }
+        }
+}
+
 /* -------------------------------------------------------------------------------------------------------- sums */
 
-/* y of documents b .. of a tile in z's place, or dz; (labels, lanes). */
+/* out (labels, lanes) = kept out + A^T right, and half of the next tile fetched meanwhile, if that is asked for. */
+static void spread_labels(const LabelPass *p, const Work *w, int64_t vecs, int64_t count, int64_t row, const real *right,
+                          real *out, real kept, int64_t end, int64_t next) {
+    for (int64_t l = 0; l < count; l += BLOCK) {
+        if (next) fetch(p, end, next, l / BLOCK, 2 * ((count + BLOCK - 1) / BLOCK));
+        spread_documents(vecs, least(BLOCK, count - l), p->measurements, w->rows + l, 1, row, right,
+                         out + l * vecs * LANES, kept);
+    }
+}
+
+/* y in z's place, or dz. */
 static void labels_of_tile(const LabelPass *p, const Work *w, const real *n, const real *bars, int64_t b, int64_t first,
                            int64_t count, int64_t row, int64_t next) {
     int64_t k = p->measurements, vecs = vectors_of(p->batch, b), lanes = vecs * LANES, size = count * lanes;
+    int known = bars && p->kept;
     real factor = (real)*p->factors;
-    by_documents(p->batch - b, count, p->unary + b * p->unary_row + first, p->unary_row, w->z, lanes);
-    if (n)
-        for (int64_t l = 0; l < count; l += BLOCK) {
-            if (!b) fetch(p, first + count, next, l / BLOCK, 2 * ((count + BLOCK - 1) / BLOCK));
-            spread_documents(vecs, least(BLOCK, count - l), k, w->rows + l, 1, row, n + b * k, w->z + l * lanes, factor);
-        }
-    else if (factor != 1)
-        for (int64_t c = 0; c < size; c += LANES) *at(w->z + c) *= factor;
-    if (bars) {
-        memset(w->g, 0, (size_t)size * sizeof(real));
-        spread_documents(vecs, count, k, w->rows, 1, row, bars + b * k, w->g, 1);
+    if (known) keep(p, w, p->step, b, first, count, w->z, lanes, 1);
+    else {
+        by_documents(p->batch - b, count, p->unary + b * p->unary_row + first, p->unary_row, w->z, lanes);
+        if (n) spread_labels(p, w, vecs, count, row, n + b * k, w->z, factor, first + count, b ? 0 : next);
+        else if (factor != 1)
+            for (int64_t c = 0; c < size; c += LANES) *at(w->z + c) *= factor;
     }
     if (w->losses)
         for (int64_t v = 0; v < vecs; v++) {
@@ -73,17 +110,29 @@ static void labels_of_tile(const LabelPass *p, const Work *w, const real *n, con
             for (int64_t i = 0; i < LANES && b + v * LANES + i < p->batch; i++)
                 w->losses[b + v * LANES + i] += (double)sum[i];
         }
-    for (int64_t c = 0; c < size; c += LANES) {
-        vec y = vector_sigmoid(*at(w->z + c));
-        *at(w->z + c) = bars ? y * ((real)1 - y) * *at(w->g + c) : y;
+    if (!known)
+        for (int64_t c = 0; c < size; c += LANES) *at(w->z + c) = vector_sigmoid(*at(w->z + c));
+    if (bars) {
+        memset(w->g, 0, (size_t)size * sizeof(real));
+        spread_labels(p, w, vecs, count, row, bars + b * k, w->g, 1, first + count, b || !known ? 0 : next);
+        for (int64_t c = 0; c < size; c += LANES) {
+            vec y = *at(w->z + c);
+            *at(w->z + c) = y * ((real)1 - y) * *at(w->g + c);
+        }
     }
+    int64_t later = p->steps + p->step - 1; /* of dz_t, t > 0, and of sigmoid(z_T) */
+    if (p->kept) keep(p, w, bars || p->step == p->steps ? later : p->step, b, first, count, w->z, lanes, 0);
 }
 
 /* Documents lie along the vectors: A is read number by number, in either order, and no sum is across a vector. */
 static void tile_of_sums(const LabelPass *p, const Work *w, const real *n, const real *bars, int64_t first, int64_t count,
                          int64_t next) {
     int64_t k = p->measurements, row = w->groups * W + 64 / (int64_t)sizeof(real); /* an odd number of lines */
-    for (int64_t i = 0; i < k; i++) memcpy(w->rows + i * row, p->rows + i * p->rows_row + first, (size_t)count * sizeof(real));
+    int twice = n || bars;
+    int64_t from = twice ? row : p->rows_row;
+    const real *rows = twice ? w->rows : p->rows + first; /* what is read once needs no copy */
+    for (int64_t i = 0; i < k && twice; i++)
+        memcpy(w->rows + i * row, p->rows + i * p->rows_row + first, (size_t)count * sizeof(real));
     for (int64_t b = 0; b < p->batch; b += W) {
         int64_t vecs = vectors_of(p->batch, b), size = k * vecs * LANES;
         labels_of_tile(p, w, n, bars, b, first, count, row, next);
@@ -91,7 +140,7 @@ static void tile_of_sums(const LabelPass *p, const Work *w, const real *n, const
         memset(w->g, 0, (size_t)size * sizeof(real));
         for (int64_t i = 0, parts = (k + BLOCK - 1) / BLOCK; i < k; i += BLOCK) {
             if (!b) fetch(p, first + count, next, (n ? parts : 0) + i / BLOCK, n ? 2 * parts : parts);
-            spread_documents(vecs, least(BLOCK, k - i), count, w->rows + i * row, row, 1, w->z, w->g + i * vecs * LANES, 1);
+            spread_documents(vecs, least(BLOCK, k - i), count, rows + i * from, from, 1, w->z, w->g + i * vecs * LANES, 1);
         }
         for (int64_t c = 0; c < size; c += LANES) *at(w->sums + b * k + c) += *at(w->g + c);
     }
@@ -125,6 +174,30 @@ static void steps_of_group(const LabelPass *p, const Work *w, const real *n, con
     }
 }
 
+/* dphi of a group of labels of which all else is kept. */
+static void slopes_of_group(const LabelPass *p, const Work *w, const real *bars, int64_t b, int64_t documents,
+                            const real *rows, const real *kept, const real *phi, real *change) {
+    int64_t size = documents * W, k = p->measurements, steps = p->steps;
+    memset(w->g, 0, (size_t)size * sizeof(real));
+    spread(documents, k, bars + b * k, rows, w->g);
+    for (int64_t c = 0; c < size; c += LANES) {
+        vec y = *at(kept + c);
+        *at(w->g + c) *= y * ((real)1 - y);
+        *at(change + c) = (real)p->factors[0] * *at(w->g + c);
+    }
+    for (int64_t t = 0; t <= steps; t++) {
+        const real *dz = t ? kept + (steps + t - 1) * size : w->g;
+        real scale = t < steps ? 1 : (real)p->scale;
+        vec share = fill(0);
+        for (int64_t c = 0; c < size; c += LANES) {
+            vec slope = scale * *at(dz + c);
+            if (t) *at(change + c) += (real)p->factors[t] * slope;
+            if (w->shares) share += slope * *at(phi + c);
+        }
+        if (w->shares) w->shares[t] += (double)across(share);
+    }
+}
+
 static void tile_of_gradients(const LabelPass *p, const Work *w, const real *n, const real *bars, const real *after,
                               int64_t first, int64_t count, int64_t next) {
     int64_t k = p->measurements, both = 2 * p->steps;
@@ -136,11 +209,14 @@ static void tile_of_gradients(const LabelPass *p, const Work *w, const real *n, 
         for (int64_t g = 0; g * W < count; g++) {
             int64_t here = first + g * W, some = least(W, count - g * W);
             if (!b) fetch(p, first + count, next, g, (count + W - 1) / W);
-            by_groups(documents, some, p->unary + b * p->unary_row + here, p->unary_row, phi, size);
-            steps_of_group(p, w, n, bars, b, documents, w->rows + g * w->group, phi, change);
+            const real *stack = p->kept ? kept_at(p, w, here / W, 0, b) : w->stack;
+            if (!p->kept || w->shares)
+                by_groups(documents, some, p->unary + b * p->unary_row + here, p->unary_row, phi, size);
+            if (p->kept) slopes_of_group(p, w, bars, b, documents, w->rows + g * w->group, stack, phi, change);
+            else steps_of_group(p, w, n, bars, b, documents, w->rows + g * w->group, phi, change);
             from_groups(documents, some, change, size, p->unary_bar + b * p->unary_bar_row + here, p->unary_bar_row);
             if (p->rows_bar)
-                spread(k, both * documents, after + b * both * whole(k, BLOCK), w->stack, w->rows_bar + g * k * W);
+                spread(k, both * documents, after + b * both * whole(k, BLOCK), stack, w->rows_bar + g * k * W);
         }
     }
     if (p->rows_bar) from_groups(k, count, w->rows_bar, k * W, p->rows_bar + first, p->rows_bar_row);
@@ -154,9 +230,10 @@ static void partners(const LabelPass *p, int64_t most, real *to) {
         int64_t documents = least(most, p->batch - b), columns = 2 * steps * documents;
         for (int64_t s = 0; s < 2 * steps; s++) {
             const real *from = (s < steps ? p->bars + s * p->batch * k : p->n + (s - steps) * p->batch * k) + b * k;
+            real scale = p->kept && s == 2 * steps - 1 ? (real)p->scale : 1; /* kept is sigmoid(z_T), not dz_T */
             for (int64_t i = 0; i < documents; i++)
                 for (int64_t j = 0; j < k; j++)
-                    to[j / BLOCK * BLOCK * columns + (s * documents + i) * BLOCK + j % BLOCK] = from[i * k + j];
+                    to[j / BLOCK * BLOCK * columns + (s * documents + i) * BLOCK + j % BLOCK] = scale * from[i * k + j];
         }
         to += columns * width;
     }
@@ -229,10 +306,13 @@ static int run(const LabelPass *p, int gradients, const Work *plan, const real *
     return 0;
 }
 
+/* W, of what is kept. */
+int label_group(void) { return W; }
+
 /* m or dn, and losses. 0, or 1 where there is no memory. */
 int label_sums(const LabelPass *p) {
     int64_t size = whole(p->batch, W) * p->measurements;
-    Work plan = cut(p, 16, 1);
+    Work plan = cut(p, 16);
     real *packed = allocate(2 * size), *n = p->n ? packed : NULL, *bars = p->bars ? packed + size : NULL;
     if (!packed) return 1;
     if (n) all_by_documents(p->batch, p->measurements, p->n, n);
@@ -247,8 +327,7 @@ int label_sums(const LabelPass *p) {
 /* dA, dphi and shares. 0, or 1 where there is no memory. */
 int label_gradients(const LabelPass *p) {
     int64_t k = p->measurements, steps = p->steps, size = whole(p->batch, BLOCK) * k;
-    int64_t most = (16 << 10) / ((2 * steps + 1) * W * (int64_t)sizeof(real)) / BLOCK * BLOCK;
-    Work plan = cut(p, 4, most > 0 ? most : 1);
+    Work plan = cut(p, 4);
     real *packed = allocate(2 * steps * size + 2 * steps * p->batch * whole(k, BLOCK));
     real *n = packed, *bars = packed + steps * size, *after = bars + steps * size;
     if (!packed) return 1;

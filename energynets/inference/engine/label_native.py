@@ -7,6 +7,7 @@ copy each chunk of A, two Zen 3 cores took a third of the time at L = 670,091, K
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from energynets.inference.engine.pages import new_empty
 from energynets.inference.engine.products import may_fuse
 
 _Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_LINE = 64
 
 
 class _LabelPass(ctypes.Structure):
@@ -29,6 +31,8 @@ class _LabelPass(ctypes.Structure):
         *((name, _Long) for name in ("unary_row", "rows_row", "rows_bar_row", "unary_bar_row")),
         *((name, _Pointer) for name in ("unary", "rows", "n", "bars", "factors")),
         ("scale", _Double),
+        ("kept", _Pointer),
+        ("step", _Long),
         *((name, _Pointer) for name in ("sums", "rows_bar", "unary_bar", "losses", "shares")),
     )
 
@@ -44,25 +48,39 @@ def take(features: Tensor, rows: Tensor) -> bool:
     )
 
 
-def pack(phi: Tensor, rows: Tensor) -> Packed:
+def pack(phi: Tensor, rows: Tensor, steps: int = 0) -> Packed:
     """As they are: the pass copies a tile at a time."""
-    return Packed(*(x if x.stride(1) == 1 else x.contiguous() for x in (phi, rows)))
+    phi, rows = (x if x.stride(1) == 1 else x.contiguous() for x in (phi, rows))
+    return Packed(phi, rows, _kept(phi, steps) if steps else None)
 
 
-def measure(given: Packed, factor: float, n: Tensor | None) -> Tensor:
+def _kept(phi: Tensor, steps: int) -> Tensor:
+    """A place for y_t and dz_t of all steps, (L / W, 2 T, B, W), on a cache line's boundary."""
+    native: Any = library(phi.dtype)
+    batch, labels = phi.shape
+    width = native.label_group()
+    shape = -(-labels // width), 2 * steps, batch, width
+    spare = _LINE // phi.element_size()
+    numbers = new_empty(phi, math.prod(shape) + spare)
+    first = -numbers.data_ptr() % _LINE // phi.element_size()
+    return numbers[first : first + math.prod(shape)].view(shape)
+
+
+def measure(given: Packed, factor: float, n: Tensor | None, step: int = 0) -> Tensor:
     """`LabelPasses.measure`."""
-    return _sums(given, factor, n, None, None)
+    return _sums(given, factor, n, None, None, step)
 
 
 def measure_and_loss(given: Packed, factor: float, n: Tensor) -> tuple[Tensor, Tensor]:
     """`LabelPasses.measure_and_loss`."""
     losses = torch.empty(len(given.phi), dtype=torch.float64)
-    return _sums(given, factor, n, None, losses), losses
+    last = 0 if given.kept is None else given.kept.shape[1] // 2
+    return _sums(given, factor, n, None, losses, last), losses
 
 
-def pull(given: Packed, factor: float, n: Tensor, measurement_bars: Tensor) -> Tensor:
+def pull(given: Packed, factor: float, n: Tensor, measurement_bars: Tensor, step: int = 0) -> Tensor:
     """`LabelPasses.pull`."""
-    return _sums(given, factor, n, measurement_bars, None)
+    return _sums(given, factor, n, measurement_bars, None, step)
 
 
 def gradients(
@@ -89,19 +107,23 @@ def gradients(
     return dphi, None if shares is None else shares.to(dphi.dtype)
 
 
-def _sums(given: Packed, factor: float, n: Tensor | None, bars: Tensor | None, losses: Tensor | None) -> Tensor:
+def _sums(
+    given: Packed, factor: float, n: Tensor | None, bars: Tensor | None, losses: Tensor | None, step: int
+) -> Tensor:
     sums = given.phi.new_empty(len(given.phi), len(given.rows))
     n, bars = (None if x is None else x.contiguous() for x in (n, bars))
     pass_ = _given(given, [factor], n, bars)
-    pass_.sums, pass_.losses = sums.data_ptr(), _address(losses)
+    pass_.sums, pass_.losses, pass_.step = sums.data_ptr(), _address(losses), step
     _run("label_sums", pass_, sums.dtype)
     return sums
 
 
 def _given(given: Packed, factors: Sequence[float], n: Tensor | None, bars: Tensor | None) -> _LabelPass:
     """Of tensors that outlive the call."""
-    phi, rows = given
-    pass_ = _LabelPass(*phi.shape, len(rows), 0, torch.get_num_threads(), phi.stride(0), rows.stride(0))
+    phi, rows, kept = given
+    steps = 0 if kept is None else kept.shape[1] // 2
+    pass_ = _LabelPass(*phi.shape, len(rows), steps, torch.get_num_threads(), phi.stride(0), rows.stride(0))
+    pass_.kept = _address(kept)
     pass_.unary, pass_.rows, pass_.n, pass_.bars = phi.data_ptr(), rows.data_ptr(), _address(n), _address(bars)
     numbers = (_Double * len(factors))(*factors)
     pass_.factors = ctypes.cast(numbers, _Pointer)

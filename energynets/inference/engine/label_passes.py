@@ -9,32 +9,42 @@ from torch import Tensor
 
 
 class Packed(NamedTuple):
-    """What a pass reads: phi (B, L) and A (K, L), as those who make it want them."""
+    """What a pass reads: phi (B, L) and A (K, L), as those who make it want them.
+
+    And where the passes keep y_t and dz_t for those after them; None where they make them again.
+    """
 
     phi: Tensor
     rows: Tensor
+    kept: Tensor | None = None
 
 
 class LabelPasses(Protocol):
     """The passes, with y = sigmoid(c phi + n A): the modules `label_kernels` and `label_native`."""
 
-    def pack(self, phi: Tensor, rows: Tensor) -> Packed:
-        """From phi (B, L), its rows perhaps apart, and A (K, L)."""
+    def pack(self, phi: Tensor, rows: Tensor, steps: int = 0) -> Packed:
+        """From phi (B, L), its rows perhaps apart, and A (K, L).
 
-    def measure(self, given: Packed, factor: float, n: Tensor | None) -> Tensor:
+        Args:
+            phi, rows: these.
+            steps: T, where the passes of a loss and its gradients may keep 2 T tensors like phi; else 0.
+        """
+
+    def measure(self, given: Packed, factor: float, n: Tensor | None, step: int = 0) -> Tensor:
         """y A^T (B, K).
 
         Args:
             given: phi and A.
             factor: c.
             n: (B, K), or None for 0.
+            step: t, below T, under which y is kept.
         """
 
     def measure_and_loss(self, given: Packed, factor: float, n: Tensor) -> tuple[Tensor, Tensor]:
-        """`measure`, and sum_l softplus(z_l) (B,), the loss of documents without labels, in float64."""
+        """`measure` of z_T, and sum_l softplus(z_l) (B,), the loss of documents without labels, in float64."""
 
-    def pull(self, given: Packed, factor: float, n: Tensor, measurement_bars: Tensor) -> Tensor:
-        """dz A^T (B, K), dz = y (1 - y) (dm A)."""
+    def pull(self, given: Packed, factor: float, n: Tensor, measurement_bars: Tensor, step: int = 0) -> Tensor:
+        """dz A^T (B, K), dz = y (1 - y) (dm A); t, above 0, as in `measure`."""
 
     def gradients(
         self,

@@ -93,13 +93,64 @@ static inline void spread_documents(int64_t vecs, int64_t rows, int64_t n, const
 /* Vectors that documents from b on take: those of a batch come W at a time, the last of them LANES if they are few. */
 static inline int64_t vectors_of(int64_t batch, int64_t b) { return batch - b > LANES ? 2 : 1; }
 
+#ifndef __AVX__
+#define SQUARE 1
+INLINE void transpose_square(const real *from, int64_t from_row, real *to, int64_t to_row) { *to = *from; }
+#elif defined(ENERGYNETS_DOUBLE)
+#define SQUARE 4
+INLINE void transpose_square(const real *from, int64_t from_row, real *to, int64_t to_row) {
+    __m256d a[4], b[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) a[i] = _mm256_loadu_pd(from + i * from_row);
+    UNROLL
+    for (int i = 0; i < 4; i += 2) b[i] = _mm256_unpacklo_pd(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_pd(a[i], a[i + 1]);
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        _mm256_storeu_pd(to + i * to_row, _mm256_permute2f128_pd(b[i], b[i + 2], 0x20));
+        _mm256_storeu_pd(to + (i + 2) * to_row, _mm256_permute2f128_pd(b[i], b[i + 2], 0x31));
+    }
+}
+#else
+#define SQUARE 8
+INLINE void transpose_square(const real *from, int64_t from_row, real *to, int64_t to_row) {
+    __m256 a[8], b[8];
+    UNROLL
+    for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(from + i * from_row);
+    UNROLL
+    for (int i = 0; i < 8; i += 2) b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    UNROLL
+    for (int i = 0; i < 8; i += 4)
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+            a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
+        }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + i * to_row, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * to_row, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+#endif
+
+/* to[j][i] = from[i][j], a square of SQUARE numbers at a time in registers. */
+static inline void transpose(int64_t rows, int64_t columns, const real *from, int64_t from_row, real *to, int64_t to_row) {
+    for (int64_t i = 0; i < rows; i += SQUARE)
+        for (int64_t j = 0; j < columns; j += SQUARE) {
+            const real *here = from + i * from_row + j;
+            real *there = to + j * to_row + i;
+            if (rows - i >= SQUARE && columns - j >= SQUARE) transpose_square(here, from_row, there, to_row);
+            else
+                for (int64_t m = 0; m < least(SQUARE, rows - i); m++)
+                    for (int64_t n = 0; n < least(SQUARE, columns - j); n++) there[n * to_row + m] = here[m * from_row + n];
+        }
+}
+
 /* `columns` numbers of documents, `stride` apart, to (columns, lanes), zeros beyond the last document. */
 static inline void by_documents(int64_t documents, int64_t columns, const real *from, int64_t stride, real *to,
                                 int64_t lanes) {
     if (documents < lanes) memset(to, 0, (size_t)(columns * lanes) * sizeof(real));
-    documents = least(documents, lanes);
-    for (int64_t j = 0; j < columns; j++, from++, to += lanes)
-        for (int64_t i = 0; i < documents; i++) to[i] = from[i * stride];
+    transpose(least(documents, lanes), columns, from, stride, to, lanes);
 }
 
 /* All documents of a batch so, a group after the other. */

@@ -22,7 +22,8 @@ product.
 
 A pass over a chunk, or over all labels where phi is kept, is one call where something makes it so (`label_passes`):
 native code on a CPU; on a GPU, with bf16 products and phi kept, a kernel. Of a chunk only phi and dphi are held then,
-and where phi is kept, dphi is a second (B, L) tensor.
+and where phi is kept, dphi is a second (B, L) tensor. Native code then keeps y_t and dz_t as well, 2 T such tensors, if
+those take no more than the weights do: 6 T products with A instead of 9 T - 2.
 
 Where each of several processes has a shard of the labels, these sums over labels are sums over the shards too: 2 T
 of B x K numbers a step and one of B x F, whatever L is. All else is computed alike by every shard.
@@ -81,14 +82,14 @@ class Inputs(NamedTuple):
         """phi (B, C) of a chunk."""
         return row_products.logits(self.features, self.weight[labels], None if self.bias is None else self.bias[labels])
 
-    def with_unary(self, passes: LabelPasses | None) -> Inputs:
-        """phi and A of all labels at hand; a phi that is there already is taken."""
+    def with_unary(self, passes: LabelPasses | None, steps: int = 0) -> Inputs:
+        """phi and A of all labels at hand, and a place for `steps`; a phi that is there already is taken."""
         unary = self.unary
         if unary is None and self.features.is_cuda:
             unary = row_products.aligned_logits(self.features, self.weight, self.bias)
         elif unary is None:
             unary = self.logits(slice(None))
-        return self._replace(unary=unary, packed=passes.pack(unary, self.rows) if passes else None)
+        return self._replace(unary=unary, packed=passes.pack(unary, self.rows, steps) if passes else None)
 
 
 class Part(NamedTuple):
@@ -164,9 +165,13 @@ class StreamPlan:
     output: KeepsGradient | None = None
     passes: LabelPasses | None = None
 
-    def given(self, inputs: Inputs) -> Inputs:
-        """What the passes read."""
-        return inputs.with_unary(self.passes) if self.keep_unary else inputs
+    def given(self, inputs: Inputs, *, pull: bool = False) -> Inputs:
+        """What the passes read; `pull`: there will be gradients."""
+        if not self.keep_unary:
+            return inputs
+        # No more than the weights of the labels take: 2 T batches of logits.
+        small = 2 * self.steps * len(inputs.features) <= inputs.weight.shape[1] + len(inputs.rows)
+        return inputs.with_unary(self.passes, self.steps if pull and small else 0)
 
     def cut(self, targets: SparseBatch, like: Tensor) -> list[Part]:
         """Targets as the passes want them: of each chunk, or of all labels."""
@@ -229,7 +234,7 @@ def _measure(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, o
     if plan.passes is not None:
         n = coordinates[step - 1] if step else None
         for _, given in plan.packed(inputs):
-            m += plan.passes.measure(given, plan.factors[step], n)
+            m += plan.passes.measure(given, plan.factors[step], n, step)
         return m
     for chunk in plan.chunks(inputs):
         y = plan.logits(chunk, step, coordinates).sigmoid_()
@@ -241,7 +246,7 @@ def _pull(plan: StreamPlan, inputs: Inputs, step: int, coordinates: Tensor, dm: 
     """dn + dz_t A^T (B, K), written to dn or to what is returned."""
     if plan.passes is not None:
         for _, given in plan.packed(inputs):
-            dn += plan.passes.pull(given, plan.factors[step], coordinates[step - 1], dm)
+            dn += plan.passes.pull(given, plan.factors[step], coordinates[step - 1], dm, step)
         return dn
     for chunk in plan.chunks(inputs):
         y = plan.logits(chunk, step, coordinates).sigmoid_()
@@ -330,6 +335,23 @@ def shared_backward(
     return SharedBars(bars, slope.gradients() if plan.steps else [None] * len(weights), numbers)
 
 
+class Slopes:
+    """dphi (B, L), of all labels at once or of a chunk after the other; kept as it comes, in the first case."""
+
+    def __init__(self, documents: int, labels: int) -> None:
+        self.shape = documents, labels
+        self.whole: Tensor | None = None
+
+    def add(self, labels: slice, dphi: Tensor) -> None:
+        """(B, C), which nobody else writes to afterwards if C = L."""
+        if dphi.shape == self.shape and dphi.is_contiguous():
+            self.whole = dphi
+            return
+        if self.whole is None:
+            self.whole = new_empty(dphi, *self.shape)
+        self.whole[:, labels] = dphi
+
+
 class LabelBars(NamedTuple):
     """Gradients that the last pass gives, None where unwanted; the factors' are (T + 1,)."""
 
@@ -338,15 +360,15 @@ class LabelBars(NamedTuple):
     bias: Tensor | None
     rows: Tensor | None
     factors: Tensor | None = None
-    slopes: Tensor | None = None
-    """dphi (B, L), instead of dU and du0."""
+    slopes: Slopes | None = None
+    """dphi, instead of dU and du0."""
 
     def add(self, labels: slice, dphi: Tensor, inputs: Inputs) -> None:
         """df, dU and du0 of a chunk, from its dphi (B, C)."""
         if self.features is not None:
             row_products.add_slopes(self.features, dphi, inputs.weight[labels])
         if self.slopes is not None:
-            self.slopes[:, labels] = dphi
+            self.slopes.add(labels, dphi)
         if self.weight is not None:
             row_products.mm_slopes(dphi, inputs.features, out=self.weight[labels])
         if self.bias is not None:
@@ -457,20 +479,21 @@ class StreamedBCE(torch.autograd.Function):
     ) -> Tensor:
         if plan.output is not None:
             plan.output.check_free()
-        inputs, weights = plan.given(Inputs(*tensors[:5])), tensors[5:]  # type: ignore[arg-type]
+        inputs, weights = plan.given(Inputs(*tensors[:5]), pull=pull), tensors[5:]  # type: ignore[arg-type]
         run = descend(plan, inputs, weights)  # type: ignore[arg-type]
         total, dn = loss_pass(plan, inputs, run, parts, pull=pull and plan.steps > 0)
         ctx.plan, ctx.parts, ctx.count = plan, parts, max(len(inputs.features), 1)
-        packed = None if inputs.packed is None else inputs.packed.rows
-        ctx.save_for_backward(*tensors, inputs.unary, packed, *run, dn)
+        packed = (None, None) if inputs.packed is None else inputs.packed[1:]
+        ctx.save_for_backward(*tensors, inputs.unary, *packed, *run, dn)
         return total / ctx.count
 
     @staticmethod
     @once
     def backward(ctx: Any, loss_bar: Tensor) -> tuple[Any, ...]:
         plan: StreamPlan = ctx.plan
-        *tensors, unary, packed, states, coordinates, dn = ctx.saved_tensors
-        inputs = Inputs(*tensors[:5])._replace(unary=unary, packed=None if packed is None else Packed(unary, packed))
+        *tensors, unary, rows, kept, states, coordinates, dn = ctx.saved_tensors
+        packed = None if rows is None else Packed(unary, rows, kept)
+        inputs = Inputs(*tensors[:5])._replace(unary=unary, packed=packed)
         weights, run = tuple(tensors[5:]), StreamRun(states, coordinates)
         needs = Inputs(*ctx.needs_input_grad[5:10])
         scale = loss_bar / ctx.count
@@ -482,13 +505,14 @@ class StreamedBCE(torch.autograd.Function):
             torch.empty_like(inputs.bias) if inputs.bias is not None and needs.bias and not deferred else None,
             new_empty(inputs.rows, *inputs.rows.shape) if needs.rows else None,
             dn.new_zeros(plan.steps + 1) if ctx.needs_input_grad[2] else None,
-            new_empty(dn, len(inputs.features), len(inputs.weight)) if deferred else None,
+            Slopes(len(inputs.features), len(inputs.weight)) if deferred else None,
         )
         if any(place is not None for place in wanted):
             LabelBackward(plan, inputs, run, shared.measurements, scale, wanted).over(ctx.parts)
         if wanted.slopes is not None:
             assert plan.output is not None
-            plan.output.keep(inputs.features, wanted.slopes, bool(needs.weight), bool(needs.bias))
+            assert wanted.slopes.whole is not None
+            plan.output.keep(inputs.features, wanted.slopes.whole, bool(needs.weight), bool(needs.bias))
         offset = shared.measurements.sum((0, 1) if inputs.offset.ndim == 1 else 0)
         numbers = shared.numbers if ctx.needs_input_grad[3] else None
         return (
