@@ -114,20 +114,20 @@ def loss_and_gradients(model: Any, batch: Batch, wanted: list[Tensor]) -> list[T
     return [loss.detach(), *zeros]
 
 
-def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+def assert_equal(found: list[Tensor], expected: list[Tensor], floor: float = 1e-14) -> None:
     """To 1e-10 of the size of each."""
     for mine, theirs in zip(found, expected, strict=True):
-        assert (mine - theirs).norm() <= 1e-10 * theirs.norm() + 1e-14, (mine, theirs)
+        assert (mine - theirs).norm() <= 1e-10 * theirs.norm() + floor, (mine, theirs)
 
 
-def check(model: EnergyNetwork, batch: Batch, chunk: int) -> None:
+def check(model: EnergyNetwork, batch: Batch, chunk: int, floor: float = 1e-14) -> None:
     assert isinstance(batch.inputs, Tensor)
     wanted = [*model.parameters(), batch.inputs]
     expected = loss_and_gradients(model, batch, wanted)
     model.label_chunk = chunk
-    assert_equal(loss_and_gradients(model, batch, wanted), expected)
+    assert_equal(loss_and_gradients(model, batch, wanted), expected, floor)
     model.keep_unary = True
-    assert_equal(loss_and_gradients(model, batch, wanted), expected)
+    assert_equal(loss_and_gradients(model, batch, wanted), expected, floor)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
@@ -231,17 +231,24 @@ def test_a_second_backward_gives_the_same_and_a_second_derivative_is_refused() -
 
 @pytest.mark.parametrize("far", [24.0, 800.0])
 def test_logits_far_out_keep_their_loss(far: float) -> None:
+    torch.manual_seed(0)
     model, batch = network(SPEN(F, 7), MirrorDescent(2)), make_batch(4, 7)
     bias = model.energy.unary.bias
     with torch.no_grad():
         bias.copy_(torch.linspace(-far, far, 7))  # type: ignore[union-attr, operator]
     check(model, batch, 2)
-    # Every label right, so that little is left of the loss but what is easily rounded off.
+    # Every label right, so that little is left of the loss but what is easily rounded off. Native passes sum softplus(z)
+    # of the labels that hold too, and take z from the sum: what they round is of the size of these z.
     model.label_chunk = None
     holds = torch.tensor([4, 5, 6]).repeat(4)
     with torch.no_grad():
         bias.copy_(torch.tensor([-far] * 4 + [far] * 3))  # type: ignore[union-attr, operator]
-    check(model, Batch(batch.inputs, SparseBatch(holds, torch.ones(12), torch.arange(0, 13, 3), 7), batch.rows), 2)
+    check(
+        model,
+        Batch(batch.inputs, SparseBatch(holds, torch.ones(12), torch.arange(0, 13, 3), 7), batch.rows),
+        2,
+        1e-16 * 12 * far,
+    )
 
 
 def test_loss_of_a_label_far_on_the_wrong_side() -> None:
