@@ -3,25 +3,28 @@
     python libmultilabel_step.py FOLDER
 
 needs libmultilabel[nn] and nothing of energynets. It reads case.json, documents.npz and, where there are some,
-weights.npz from the folder and prints a line of JSON. Batches are as the library's loader collates them: tokens padded
-to the longest document, labels dense. Making them is not timed.
+weights.npz from the folder and prints a line of JSON. Steps are taken by the Lightning trainer that the library makes
+(`init_trainer`: clipping by value, deterministic operations). Batches are as its loader collates them: tokens padded to
+the longest document, labels dense. Making them is not timed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning  # type: ignore[import-not-found]
 import numpy as np
 import torch
-from libmultilabel.nn.nn_utils import init_model  # type: ignore[import-not-found]
-
-CLIP = 0.5
-"""Of each number of a gradient, as its `init_trainer` has it."""
+from libmultilabel.nn.nn_utils import init_model, init_trainer  # type: ignore[import-not-found]
+from lightning.pytorch.callbacks import ModelCheckpoint  # type: ignore[import-not-found]
 
 
 def resident(field: str) -> int:
@@ -68,33 +71,50 @@ def copy_weights(network: Any, weights: Any) -> None:
     network.load_state_dict(state)
 
 
+class Batches(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    """One for each step."""
+
+    def __init__(self, documents: Any, labels: int, count: int) -> None:
+        self.documents, self.labels, self.count = documents, labels, count
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for number in range(self.count):
+            yield self.batch(number % len(self.documents["lengths"]))
+
+    def batch(self, number: int) -> dict[str, torch.Tensor]:
+        lengths = self.documents["lengths"][number]
+        labels = torch.zeros(len(lengths), self.labels, dtype=torch.int32)
+        for row, columns in enumerate(self.documents["labels"][number]):
+            labels[row, columns] = 1
+        tokens = torch.from_numpy(self.documents["tokens"][number][:, : lengths.max()])
+        return {"text": tokens, "label": labels, "length": torch.from_numpy(lengths)}
+
+
+class Clock(lightning.Callback):  # type: ignore[misc]
+    """Milliseconds from a batch at hand to new weights."""
+
+    def __init__(self) -> None:
+        self.milliseconds: list[float] = []
+        self.began = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+        self.milliseconds.append(1e3 * (time.perf_counter() - self.began))
+        self.loss = float(outputs["loss"])
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     case = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    documents = np.load(folder / "documents.npz")
+    documents = dict(np.load(folder / "documents.npz"))
     torch.set_num_threads(case["threads"])
     torch.manual_seed(0)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     before = resident("VmRSS")
     model = build(case)
-    (optimizer,) = [model.configure_optimizers()]
-
-    def batch(number: int) -> dict[str, torch.Tensor]:
-        lengths = documents["lengths"][number]
-        labels = torch.zeros(len(lengths), case["labels"], dtype=torch.int32)
-        for row, columns in enumerate(documents["labels"][number]):
-            labels[row, columns] = 1
-        tokens = torch.from_numpy(documents["tokens"][number][:, : lengths.max()])
-        return {"text": tokens, "label": labels, "length": torch.from_numpy(lengths)}
-
-    def step(given: dict[str, torch.Tensor]) -> float:
-        loss = model.training_step(given, 0)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_value_(model.parameters(), CLIP)
-        optimizer.step()
-        return float(loss.detach())
-
-    found: dict[str, Any] = {"ms": [], "outputs": None}
     if (folder / "weights.npz").exists():
         copy_weights(model.network, np.load(folder / "weights.npz"))
         model.eval()
@@ -105,13 +125,12 @@ def main() -> None:
             ]
         np.save(folder / "outputs.npy", torch.cat(alone).numpy())
         model.train()
-    for number in range(case["steps"] + 1):
-        given = batch(number % len(documents["lengths"]))
-        began = time.perf_counter()
-        found["loss"] = step(given)
-        if number:
-            found["ms"].append(1e3 * (time.perf_counter() - began))
-    found["peak_bytes"] = resident("VmHWM") - before
+    trainer = init_trainer(str(folder), epochs=1, silent=True, use_cpu=True, save_checkpoints=False)
+    clock = Clock()
+    trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, ModelCheckpoint)] + [clock]
+    batches = Batches(documents, case["labels"], case["steps"] + 1)
+    trainer.fit(model, torch.utils.data.DataLoader(batches, batch_size=None))
+    found = {"ms": clock.milliseconds[1:], "loss": clock.loss, "peak_bytes": resident("VmHWM") - before}
     found["parameters"] = sum(parameter.numel() for parameter in model.network.parameters())
     print(json.dumps(found))
 
