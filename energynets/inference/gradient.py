@@ -44,7 +44,8 @@ class Implicit:
     """Differentiate the fixed point that inference converged to, by the implicit function theorem.
 
     Wrong where inference has not converged, so both residuals are checked: that of the fixed point and that of the
-    linear system of the adjoint; a `NotConvergedWarning` says which, how far and for how many documents.
+    linear system of the adjoint; a `NotConvergedWarning` says which, how far and for how many documents. A fixed point
+    does not depend on where inference starts: z_0 gets no gradient.
 
     Args:
         tolerance: largest residual, relative for the adjoint, that counts as converged.

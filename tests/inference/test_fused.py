@@ -58,6 +58,11 @@ def test_equals_the_general_path(energy, solver, size):
     batch, labels = size
     energy, solver = ENERGIES[energy](labels).double(), SOLVERS[solver]().double()
     assert path(energy, solver).reason.endswith("native code")
+    for setting in ({"tolerance": 1e-3}, {"line_search": True}):
+        assert (
+            f"with {next(iter(setting))} prediction is torch operations"
+            in path(energy, MirrorDescent(2, **setting)).reason
+        )
     features = torch.randn(batch, F).double()
     known = Observed(torch.randint(2, (batch, labels)).double(), torch.rand(batch, labels) < 0.3)
     for initial in (None, (torch.randn(batch, labels).double(),)):

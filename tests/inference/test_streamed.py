@@ -237,8 +237,8 @@ def test_logits_far_out_keep_their_loss(far: float) -> None:
     with torch.no_grad():
         bias.copy_(torch.linspace(-far, far, 7))  # type: ignore[union-attr, operator]
     check(model, batch, 2)
-    # Every label right, so that little is left of the loss but what is easily rounded off. Native passes sum softplus(z)
-    # of the labels that hold too, and take z from the sum: what they round is of the size of these z.
+    # Every label right, so that little is left of the loss but what is easily rounded off. Native passes sum
+    # softplus(z) of the labels that hold too, and take z from the sum: what they round is of the size of these z.
     model.label_chunk = None
     holds = torch.tensor([4, 5, 6]).repeat(4)
     with torch.no_grad():

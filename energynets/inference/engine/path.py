@@ -119,7 +119,11 @@ def _operations(energy: MeasuredEnergy, solver: Descent) -> str:
     refused = refusal(energy) if solver.precision == "float32" else f"products in {solver.precision}"
     if solver.memory is not None:
         refused = f"{min(solver.memory, solver.steps)} of {solver.steps} iterates kept"
-    return "all steps in native code" if refused is None else f"torch operations, not native code: {refused}"
+    if refused is not None:
+        return f"torch operations, not native code: {refused}"
+    ends = [name for name in ("tolerance", "line_search") if getattr(solver, name)]
+    alone = f" where training differentiates them; with {' and '.join(ends)} prediction is torch operations"
+    return "all steps in native code" + (alone if ends else "")
 
 
 def _iterates(solver: GradientDescent | ProjectedGradient) -> str:
