@@ -2,7 +2,8 @@
 
 An entry is a folder of arrays and `entry.json`. Its name carries a hash of what it was made from (the contents of the
 files, the reader's options): it can be for these and nothing else. It comes into being whole, by one renaming; the
-arrays' hashes are checked before they are used, and what fails is made anew.
+arrays' hashes are checked before they are used, and what fails is made anew. Several processes may make, read and
+remove entries at once: what is open stays readable whatever becomes of its folder.
 
 Entries lie in $XDG_CACHE_HOME/energynets/read, else ~/.cache/energynets/read, never in the data folder, which may be
 read-only; ENERGYNETS_CACHE=0 does without. They can be deleted at any time.
@@ -28,6 +29,7 @@ from energynets.data.store import FolderStore, MappedStore, sha256_of
 
 _FORMAT = 1
 _ENTRY = "entry.json"
+_NOT_WHOLE = (OSError, ValueError, KeyError, TypeError)  # what opening a damaged entry may raise
 _ABANDONED = 24 * 3600.0  # seconds after which nobody is still writing
 WORTH_BYTES = 1 << 25
 """Files of less than this in all are read each time: that takes less than half a second."""
@@ -91,7 +93,7 @@ def entry(
     """
     digest = hashlib.sha256(json.dumps([_FORMAT, key], sort_keys=True).encode()).hexdigest()[:16]
     target = folder / f"{name}-{digest}"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(*_NOT_WHOLE):
         return _open(target, verify=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,17 +106,40 @@ def entry(
             facts = make(store)
             body = json.dumps({"facts": facts, "arrays": store.contents()})
         (part / _ENTRY).write_text(json.dumps([hashlib.sha256(body.encode()).hexdigest(), body]), encoding="utf-8")
+        made = _open(part, verify=False)
         for old in folder.glob(f"{name}-*"):
-            if old.suffix != ".part" or time.time() - old.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        with contextlib.suppress(OSError):  # another process was quicker: its entry is the same
+            if old != target and (old.suffix != ".part" or _abandoned(old)):
+                _remove(old)
+        with contextlib.suppress(OSError):
             part.rename(target)
-        return _open(target, verify=False)
+            return made
+        with contextlib.suppress(*_NOT_WHOLE):  # another process was quicker: its entry is the same
+            return _open(target, verify=True)
+        _remove(target)
+        with contextlib.suppress(OSError):
+            part.rename(target)
+        return made
     except OSError as error:
         _warn(folder, error)
         return None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _abandoned(part: Path) -> bool:
+    try:
+        return time.time() - part.stat().st_mtime > _ABANDONED
+    except OSError:  # it has its name by now
+        return False
+
+
+def _remove(old: Path) -> None:
+    """Remove a folder or file; another process may do so too."""
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            old.unlink()
 
 
 def _open(target: Path, *, verify: bool) -> tuple[MappedStore, dict[str, Any]]:

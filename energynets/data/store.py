@@ -90,7 +90,7 @@ class FolderStore:
 
 
 class MappedStore:
-    """Arrays that a `FolderStore` wrote.
+    """Arrays that a `FolderStore` wrote, all mapped at once: they stay when the folder goes.
 
     Args:
         folder: theirs.
@@ -103,18 +103,16 @@ class MappedStore:
     """
 
     def __init__(self, folder: Path, contents: dict[str, dict[str, str]], *, verify: bool = True) -> None:
-        self.folder = folder
-        self.contents = contents
-        if verify:
-            for name, facts in contents.items():
-                if sha256_of(folder / f"{name}.bin") != facts["sha256"]:
-                    raise ValueError(f"{folder / name}.bin has changed")
+        self._arrays: dict[str, np.ndarray] = {}
+        for name, facts in contents.items():
+            path = folder / f"{name}.bin"
+            if verify and sha256_of(path) != facts["sha256"]:
+                raise ValueError(f"{path} has changed")
+            self._arrays[name] = mapped(path, np.dtype(facts["dtype"]))
 
     def array(self, name: str, dtype: Any) -> np.ndarray:
         """As `FolderStore.array`."""
-        if name not in self.contents:
-            return np.empty(0, dtype)
-        return mapped(self.folder / f"{name}.bin", np.dtype(self.contents[name]["dtype"]))
+        return self._arrays[name] if name in self._arrays else np.empty(0, dtype)
 
 
 Store = MemoryStore | FolderStore

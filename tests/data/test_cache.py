@@ -228,6 +228,73 @@ def test_what_a_killed_process_left_goes_after_a_day(tmp_path: Path, folder: Pat
     assert sorted(folder.iterdir()) == sorted([entry, fresh])
 
 
+def test_the_entry_of_a_quicker_process_is_used(tmp_path: Path, folder: Path) -> None:
+    path = write(tmp_path, "xmc")
+    others: list[Documents] = []
+
+    def other(done: int, total: int) -> None:
+        if not others:
+            others.append(read_file("xmc", path))
+            made.extend((entry, entry.stat().st_ino) for entry in folder.iterdir() if entry.suffix != ".part")
+
+    made: list[tuple[Path, int]] = []
+    same(read_file("xmc", path, progress=other), others[0])
+    assert [(entry, entry.stat().st_ino) for entry in folder.iterdir()] == made
+
+
+def test_an_entry_that_is_open_outlives_its_folder(folder: Path) -> None:
+    def make(store: Any) -> dict[str, Any]:
+        store.append("a", np.arange(3))
+        return {}
+
+    made = cache.entry(folder, "a", {}, make)
+    found = cache.entry(folder, "a", {}, make)
+    shutil.rmtree(folder)
+    for opened in (made, found):
+        assert opened is not None
+        assert opened[0].array("a", np.int64).tolist() == [0, 1, 2]
+
+
+_RACE = """
+import multiprocessing, shutil, sys, warnings
+from pathlib import Path
+import numpy as np
+from energynets.data import cache
+
+def race(number, barrier, said):
+    warnings.simplefilter("error")
+    folder = Path(sys.argv[1])
+    for turn in range(150):
+        version = turn % 2 * number % 2
+        def make(store):
+            store.append("a", np.full(1_000, version))
+            store.append("b", np.full(10, version))
+            return {}
+        if barrier.wait() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        barrier.wait()
+        try:
+            found = cache.entry(folder, "a", {"version": version}, make)[0]
+            said.put(str(all((found.array(name, int) == version).all() for name in "ab")))
+        except Exception as error:
+            said.put(repr(error))
+
+context = multiprocessing.get_context("fork")
+barrier, said = context.Barrier(3), context.SimpleQueue()
+racers = [context.Process(target=race, args=(number, barrier, said)) for number in range(3)]
+for racer in racers:
+    racer.start()
+for _ in range(3 * 150):
+    print(said.get())
+"""
+
+
+def test_processes_that_make_an_entry_at_once(folder: Path) -> None:
+    """The same one in even turns; in odd ones two versions of it, each out of date to the other."""
+    done = subprocess.run([sys.executable, "-c", _RACE, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["True"] * 450, done.stderr
+
+
 def test_without_a_place_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "xmc")
     (tmp_path / "file").write_text("")
