@@ -215,6 +215,16 @@ def test_a_missing_last_newline_is_the_same(key: str, tmp_path: Path) -> None:
     assert same(read(key, tmp_path), read(key, tmp_path, files.main.removesuffix(b"\n")))
 
 
+@pytest.mark.parametrize("key", [key for key in GOOD if key not in ("npz", "reuters")])
+def test_a_byte_order_mark_is_the_same(key: str, tmp_path: Path) -> None:
+    files = GOOD[key][1]
+    mark = b"\xef\xbb\xbf"
+    others = {name: mark + content for name, content in files.others.items()}
+    assert same(read(key, tmp_path), read(key, tmp_path, mark + files.main, **others))
+    bad = mark + files.main + b"\xff\n"
+    _fails(key, tmp_path, f"byte offset {len(bad) - 2} ", main=bad)
+
+
 @pytest.mark.parametrize("key", GOOD)
 def test_progress_runs_to_the_end(key: str, tmp_path: Path) -> None:
     format, files = GOOD[key]
@@ -323,7 +333,8 @@ FAULTS: list[tuple[str, str, Callable[[], bytes], tuple[str, ...]]] = [
     ("xmc", "text for a label", lambda: replaced(XMC, b"0,2", b"0,blue"), ("line 2", "label index", "'blue'")),
     ("xmc", "empty label", lambda: replaced(XMC, b"0,2", b"0,,2"), ("line 2", "label index", "''")),
     ("xmc", "fewer rows", lambda: replaced(XMC, b"4 4 3", b"5 4 3"), ("line 1", "5 documents", "got 4")),
-    ("xmc", "more rows", lambda: replaced(XMC, b"4 4 3", b"3 4 3"), ("line 1", "3 documents", "got more")),
+    ("xmc", "more rows", lambda: replaced(XMC, b"4 4 3", b"3 4 3"), ("line 5", "3 documents", "got one more: '0 '")),
+    ("xmc", "more rows than a block", lambda: b"70000 4 3\n" + b"0,2 0:1\n" * 70_001, ("line 70002", "70000 documents", "got one more: '0,2 0:1'")),
     ("xmc", "header of two", lambda: replaced(XMC, b"4 4 3", b"4 4"), ("line 1", "3 counts", "'4 4'")),
     ("xmc", "no header", lambda: XMC.partition(b"\n")[2], ("line 1", "header")),
     ("xmc", "header of zero", lambda: b"0 4 3\n", ("line 1", "at least one document")),
@@ -333,6 +344,7 @@ FAULTS: list[tuple[str, str, Callable[[], bytes], tuple[str, ...]]] = [
     ("xmc_pair", "text for a value", lambda: replaced(PAIR_X, b"2:0.5", b"2:x"), ("line 2", "a number, got 'x'")),
     ("xmc_pair", "nan", lambda: replaced(PAIR_X, b"2:0.5", b"2:NaN"), ("line 2", "finite")),
     ("xmc_pair", "labels in the feature file", lambda: replaced(PAIR_X, b"1:2", b"1 1:2"), ("line 3", "index:value, got '1'")),
+    ("xmc_pair", "more rows", lambda: replaced(PAIR_X, b"4 4\n", b"2 4\n"), ("line 4", "2 documents", "got one more: '3:-3'")),
     ("xmc_pair", "fewer rows", lambda: replaced(PAIR_X, b"4 4\n", b"5 4\n"), ("line 1", "5 documents", "got 4")),
     ("xmc_pair", "other rows than labels", lambda: b"1 4\n0:1\n", ("trn_X_Y.txt", "expected 1 documents", "got 4")),
     ("svmlight", "feature out of range", lambda: replaced(SVM, b"1:2", b"4:2"), ("line 3", "feature index 4 is out of range")),

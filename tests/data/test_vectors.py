@@ -72,6 +72,12 @@ def test_faults(text: str, message: str, tmp_path: Path) -> None:
         read_vectors(write(tmp_path, text), WORDS)
 
 
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    for text in ("the 1 2\nking 3 4\n", "2 2\nthe 1 2\nking 3 4\n"):
+        matrix, _ = read_vectors(write(tmp_path, b"\xef\xbb\xbf" + text.encode()), ("the", "king"))
+        assert matrix.tolist() == [[1, 2], [3, 4]]
+
+
 def test_truncated_and_missing(tmp_path: Path) -> None:
     path = write(tmp_path, gzip.compress((GLOVE * 100).encode())[:-20])
     with pytest.raises(DataError, match="truncated gzip"):

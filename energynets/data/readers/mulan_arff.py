@@ -44,11 +44,8 @@ class _Header:
         position = block.offset
         lines = block.data.split(b"\n")[:-1]
         for number, raw in enumerate(lines, block.line):
-            text = decode(raw, self.path, line=number, offset=position)
-            if position == 0:
-                text = text.removeprefix("\ufeff")
+            text = decode(raw, self.path, line=number, offset=position).strip()
             position += len(raw) + 1
-            text = text.strip()
             if not text or text.startswith("%"):
                 continue
             keyword, _, rest = text.replace("\t", " ").partition(" ")

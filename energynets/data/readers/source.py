@@ -17,6 +17,7 @@ from energynets.errors import DataError
 Progress = Callable[[int, int], None]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 19  # what numpy makes of a block stays in the processor's cache
 
 
@@ -67,7 +68,8 @@ def read_bytes(path: Path, progress: Progress | None = None) -> bytes:
 
 
 def blocks(path: Path, progress: Progress | None = None, size: int = BLOCK_BYTES) -> Iterator[Block]:
-    """The file in blocks of whole lines, about `size` bytes each; a last line without newline is given one.
+    """The file in blocks of whole lines, about `size` bytes each; a last line without newline is given one, and a byte
+    order mark before the first line is dropped.
 
     Raises:
         DataError: as `read_bytes`.
@@ -79,10 +81,15 @@ def blocks(path: Path, progress: Progress | None = None, size: int = BLOCK_BYTES
             rest += piece
             continue
         data = rest + head + newline
-        yield Block(data, line, offset)
+        yield _block(data, line, offset)
         line, offset, rest = line + data.count(b"\n"), offset + len(data), tail
     if rest:
-        yield Block(rest + b"\n", line, offset)
+        yield _block(rest + b"\n", line, offset)
+
+
+def _block(data: bytes, line: int, offset: int) -> Block:
+    mark = len(_BYTE_ORDER_MARK) if offset == 0 and data.startswith(_BYTE_ORDER_MARK) else 0
+    return Block(data[mark:], line, offset + mark)
 
 
 def decode(data: bytes, path: Path, *, line: int = 1, offset: int = 0) -> str:
@@ -102,16 +109,14 @@ def decode(data: bytes, path: Path, *, line: int = 1, offset: int = 0) -> str:
 
 
 def lines(path: Path, progress: Progress | None = None) -> Iterator[tuple[int, str]]:
-    """(number from 1, text) of each line, split at newlines alone; a carriage return before the newline and a byte
-    order mark before the first line are dropped.
+    """(number from 1, text) of each line, split at newlines alone; a carriage return before the newline is dropped,
+    and as in `blocks` a byte order mark.
 
     Raises:
         DataError: as `read_bytes` and `decode`.
     """
     for block in blocks(path, progress):
         text = decode(block.data, path, line=block.line, offset=block.offset)
-        if block.offset == 0:
-            text = text.removeprefix("\ufeff")
         for number, content in enumerate(text[:-1].split("\n"), block.line):
             yield number, content.removesuffix("\r")
 

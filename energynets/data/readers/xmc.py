@@ -79,14 +79,18 @@ def read_rows(
             limits = Limits(header[1], header[2] if len(header) == 3 else 0, column=column)
         if block.data:
             rows = parse_block(block, path, limits)
+            if found + len(rows) > header[0]:
+                surplus = header[0] - found  # every line is a row
+                line = block.data.split(b"\n")[surplus]
+                raise DataError(
+                    f"{path}: line {block.line + surplus}: the header says {header[0]} documents, got one more: "
+                    f"{shown(line)}"
+                )
             found += len(rows)
-            if found > header[0]:
-                break
             yield header, rows
     assert header is not None, "blocks() raises on an empty file"
     if found != header[0]:
-        came = "more" if found > header[0] else str(found)
-        raise DataError(f"{path}: line 1: the header says {header[0]} documents, expected as many rows, got {came}")
+        raise DataError(f"{path}: line 1: the header says {header[0]} documents, expected as many rows, got {found}")
 
 
 def _header(block: Block, path: Path, sizes: tuple[str, ...]) -> tuple[tuple[int, ...], Block]:
