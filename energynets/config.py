@@ -262,10 +262,10 @@ class Experiment(Section):
     def _shards_fit(self) -> None:
         """Labels are cut into shards where they come in chunks."""
         model = self.model
-        if isinstance(model, EnergyModel) and model.label_chunk is None:
-            raise ValueError("training.parallel.labels: shards need chunks of labels: set model.label_chunk")
         if isinstance(model, EnergyModel) and model.shortlist is not None:
             raise ValueError("training.parallel.labels: shards do not go with model.shortlist: set it to null")
+        if isinstance(model, EnergyModel) and model.label_chunk is None:
+            raise ValueError("training.parallel.labels: shards need chunks of labels: set model.label_chunk")
         if isinstance(model, ClassifierModel) and not isinstance(model.output, ChunkedOutputConfig):
             raise ValueError(
                 "training.parallel.labels: shards need chunks of labels: set model.output: {kind: chunked}"

@@ -171,6 +171,10 @@ def test_replicas_stay_replicas_of_weights_that_round_at_random(server: Server) 
         (DENSE, "training.parallel.labels: shards need chunks of labels: set model.output: {kind: chunked}"),
         (SPEN | {"label_chunk": None}, "training.parallel.labels: shards need chunks of labels: set model.label_chunk"),
         (SPEN | {"shortlist": 3}, "training.parallel.labels: shards do not go with model.shortlist"),
+        (
+            SPEN | {"label_chunk": None, "shortlist": 3},
+            "training.parallel.labels: shards do not go with model.shortlist",
+        ),
         ({"kind": "linear"}, "training.parallel.labels: model.kind linear is fitted by one process"),
     ],
 )
