@@ -16,6 +16,7 @@ import typer
 
 from energynets import __version__
 from energynets.cli import bench, compare, config, data, evaluate, memory, predict, train
+from energynets.cli.once import first_to_say
 from energynets.errors import EnergyNetsError, InferenceError, NotWrittenError, TrainingError
 
 # Not in typer's public names; its parent of all usage errors, whichever click it stands on.
@@ -111,17 +112,17 @@ def _run(application: typer.Typer, name: str, arguments: Sequence[str] | None, d
         if debug:
             traceback.print_exc()
         status = 1 if isinstance(error, TrainingError | InferenceError | NotWrittenError) else 2
-        # Of several processes that stop for one reason, one says so.
-        return status if getattr(error, "told", False) else _say(str(error), status)
+        return _say_once(error, str(error), status)
     except OSError as error:
         if debug:
             traceback.print_exc()
-        return _say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        return _say_once(error, what, 1)
     except Exception as error:
         if isinstance(error, typer.Exit):
             return int(error.exit_code)
         if isinstance(error, _UsageError):
-            return _say(_usage(error), 2)
+            return _say_once(error, _usage(error), 2)
         return _failed(error, debug)
     return 0
 
@@ -154,6 +155,15 @@ def _failed(error: Exception, debug: bool) -> int:
         except OSError:
             pass
     return _say(f"failed, and not by your doing: {type(error).__name__}: {error}; {where}", 1)
+
+
+def _say_once(error: Exception, message: str, status: int) -> int:
+    """`_say`, by one of several processes that stop for one reason; those that have met know by whom."""
+    told = getattr(error, "told", None)
+    if told is not None:
+        return status if told else _say(message, status)
+    with first_to_say(message) as first:
+        return _say(message, status) if first else status
 
 
 def _say(message: str, status: int) -> int:

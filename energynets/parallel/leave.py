@@ -26,7 +26,7 @@ _STOP, _SAID = "energynets/stop", "energynets/said"
 class RollCall:
     """Within it this process answers for itself, and stops when another one does.
 
-    Of all that stop the first one says why; the errors of the others have `told` set, for the command line.
+    Of all that stop the first one says why: its error has `told` False, for the command line, those of the others True.
 
     Args:
         store: through which the processes have met.
@@ -51,8 +51,8 @@ class RollCall:
         # torchrun ends all others as soon as one is gone, which must not keep us from saying so.
         with _unterminated(), contextlib.suppress(RuntimeError):
             self.store.set(self._key(self.rank), f"{type(error).__name__}: {error}")
-            if self.store.add(_STOP, 1) > 1:
-                error.told = True  # type: ignore[attr-defined]
+            error.told = self.store.add(_STOP, 1) > 1  # type: ignore[attr-defined]
+            if error.told:  # type: ignore[attr-defined]
                 self._wait(_SAID)
                 return
             if isinstance(error, ProcessLostError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from processes import ROOT
 from test_training import SPEN, assert_same_run, tree
+
+from energynets.cli import once
 
 STAGES = ({"name": "all", "epochs": 3},)
 DATA = {"planted": {"num_labels": 12, "num_documents": 200, "num_test_documents": 50, "vocabulary_size": 300}}
@@ -50,6 +53,44 @@ def test_it_just_works(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "2", tmp_path / "1", 1e-5)
     environment = json.loads((tmp_path / "2" / "environment.json").read_text())
     assert (environment["processes"], environment["label_shards"]) == (2, 2)
+
+
+@pytest.mark.parametrize("wrong", ["all", "one"])
+def test_a_setting_that_is_wrong_is_told_once(tmp_path: Path, wrong: str) -> None:
+    """Whether every process finds it, or one that is not the first."""
+    key = "sede" if wrong == "all" else "$([ $RANK = 1 ] && echo sede || echo seed)"
+    script = f'exec {sys.executable} -m energynets train "$0" --set {key}=1'
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run(
+        [*start, "sh", "-c", script, str(config(tmp_path))],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("energynets:")]
+    assert "sede" in line
+    codes = [line.split()[2] for line in done.stderr.splitlines() if line.strip().startswith("exitcode")]
+    assert codes[-1] == "2"  # the root cause
+    assert wrong == "one" or set(codes) == {"2"}
+
+
+def test_without_an_answer_each_process_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    asked = {"TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for key, value in {**asked, "MASTER_PORT": port}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(once, "_PATIENCE", 0.2)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for _ in range(2):
+            with once.first_to_say("wrong") as first:
+                assert first
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
