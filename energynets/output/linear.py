@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, TrainingError
+from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
 from energynets.output.descent import Deferred, KeptSlopes, Pending
 from energynets.output.loss import ChunkedLoss
 from energynets.parallel import WHOLE, LabelShard
+
+_FIRST_ONLY = (
+    "a ChunkedLinear's loss has its gradients from the forward pass, and no second derivative; use nn.Linear "
+    "(model.output.kind linear; of an energy network, model.label_chunk null)"
+)
 
 
 class ChunkedLinear(nn.Linear):
@@ -184,7 +190,7 @@ class _Loss(torch.autograd.Function):
         return total.mul_(mean)
 
     @staticmethod
-    @once_differentiable
+    @functools.partial(once, why=_FIRST_ONLY)
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise TrainingError("a loss in chunks of labels keeps its gradients for one backward() alone")

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from energynets import BagOfWords, Classifier
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import Simplex
-from energynets.errors import ConfigError, ShapeError, TrainingError
+from energynets.errors import ConfigError, InferenceError, ShapeError, TrainingError
 from energynets.objectives import EndToEnd
 from energynets.objectives.losses import LOSSES
 from energynets.output import ChunkedLinear, ChunkedSGD
@@ -240,6 +240,14 @@ def test_misuse_is_refused() -> None:
     layer.loss(features, sparse, "bce").backward()
     with pytest.raises(TrainingError, match="a second batch before the step of the first"):
         layer.loss(features, sparse, "bce")
+
+
+def test_half_a_second_derivative_is_refused() -> None:
+    """The gradient of f reaches f past the loss too: torch would leave the loss's part of it out."""
+    layer, features, sparse = problem(0, 3, 7, chunk=3)
+    loss = layer.loss(features, sparse, "bce") + features.square().sum()
+    with pytest.raises(InferenceError, match=r"no second derivative; use nn\.Linear \(model\.output\.kind linear"):
+        torch.autograd.grad(loss, features, create_graph=True)
 
 
 @pytest.mark.parametrize("steps", ["last", "all"])
