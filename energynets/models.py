@@ -320,7 +320,7 @@ class EnergyNetwork(_Model):
 
     def _shortlisted(self, inputs: BatchInputs, shortlist: Shortlist) -> ShortlistStream:
         chunk = self.num_labels if self.label_chunk is None else self.label_chunk
-        features, energy = self.compute_features(inputs), self.energy
+        features, energy = self._exact_features(inputs), self.energy
         return ShortlistStream(shortlist, energy, self.solver, self.gradient, features, chunk)  # type: ignore[arg-type]
 
     def _of_all_labels(self, what: str, instead: str) -> None:
@@ -344,8 +344,13 @@ class EnergyNetwork(_Model):
         if self.label_chunk is None:
             raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
         self._of_all_labels("streamed_bce", "use EndToEnd('bce')")
-        features = self.compute_features(inputs)
+        features = self._exact_features(inputs)
         return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
+
+    def _exact_features(self, inputs: BatchInputs) -> Tensor:
+        """f (B, F), of no fewer bits than U: an autocast that a feature network was under ends with it."""
+        features, energy = self.compute_features(inputs), self.energy
+        return features.to(torch.promote_types(features.dtype, energy.unary.weight.dtype))  # type: ignore[union-attr, arg-type]
 
     def begin(self, inputs: BatchInputs, observed: Observed | None = None) -> tuple[Any, Tensor | None]:
         """The energy's context of x, and z_0 (B, L) where it is not the solver's own."""

@@ -14,6 +14,7 @@ from energynets.energies import Box, Energy, GatheredContext, GatheredEnergy, Me
 from energynets.errors import ConfigError, ShapeError
 from energynets.inference.anderson import Anderson
 from energynets.inference.engine import asked_for_general_path, unmeasured
+from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.gathered import (
     Gathered,
     GatherFunction,
@@ -112,6 +113,7 @@ class ShortlistStream:
     features: Tensor
     chunk: int
 
+    @full_precision
     def bce(self, targets: SparseBatch, *, training: bool) -> Tensor:
         """Binary cross-entropy over all L labels, z_T of candidates and phi of the others: differentiable.
 
@@ -126,6 +128,7 @@ class ShortlistStream:
         loss = functional.binary_cross_entropy_with_logits(self.minimise(found), found.targets, reduction="sum")
         return (loss + found.loss) / max(len(self.features), 1)
 
+    @full_precision
     def gather(self, targets: SparseBatch, *, training: bool) -> Gathered:
         """The candidates and what all other labels add: one pass over the labels, and another in the backward pass.
 
@@ -143,6 +146,7 @@ class ShortlistStream:
             return self._plainly(inputs, find(inputs, self.chunk, count, first, targets)[0], targets)
         return Gathered(*GatherFunction.apply(self.chunk, count, first, targets, *inputs[:4]))
 
+    @full_precision
     def minimise(self, found: Gathered) -> Tensor:
         """z_T of the candidates, (B, n): the solver's steps, which know nothing of L."""
         offset, mask, head = self.energy.condition_measured(self.features)
@@ -151,6 +155,7 @@ class ShortlistStream:
         gradient = self.gradient if torch.is_grad_enabled() else NoGradient()
         return self.solver.solve(view, GatheredContext(measured, found.rows), gradient=gradient)
 
+    @full_precision
     def logits(self) -> Tensor:
         """z_T of candidates and phi of the others, (B, L), by plain operations: differentiable, and of that size."""
         inputs = self._inputs()
@@ -163,6 +168,7 @@ class ShortlistStream:
         return unary.scatter(1, labels, self.minimise(found))
 
     @torch.no_grad()
+    @full_precision
     def logits_in_chunks(self) -> Iterator[Tensor]:
         """The same (B, C) of labels 0 .. C - 1, of the next C, and so on."""
         inputs = self._inputs()
@@ -176,6 +182,7 @@ class ShortlistStream:
             yield here.phi
 
     @torch.no_grad()
+    @full_precision
     def top_k(self, k: int) -> TopLabels:
         """The k best labels, in one pass: they are among the candidates and the k best others."""
         inputs = self._inputs()

@@ -19,6 +19,7 @@ from energynets.inference.engine import (
     mirror_descent,
     unmeasured,
 )
+from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.label_passes import LabelPasses
 from energynets.inference.engine.schedule import Number, base_factors, stacked
@@ -49,6 +50,7 @@ class LabelStream:
     factors: Tensor | None = None
     numbers: Tensor | None = None
 
+    @full_precision
     def bce(self, targets: SparseBatch) -> Tensor:
         """Binary cross-entropy of z_T, summed over labels, averaged over documents: a differentiable scalar.
 
@@ -68,6 +70,7 @@ class LabelStream:
         )
 
     @torch.no_grad()
+    @full_precision
     def logits(self) -> Iterator[Tensor]:
         """z_T (B, C) of labels 0 .. C - 1, of the next C, and so on."""
         inputs = self.plan.given(self.inputs)
@@ -76,6 +79,7 @@ class LabelStream:
             yield logits
 
 
+@full_precision
 def energy_stream(
     solver: Descent, energy: MeasuredEnergy, features: Tensor, chunk: int, *, keep_unary: bool = False
 ) -> LabelStream:
@@ -122,6 +126,7 @@ def _passes(features: Tensor, rows: Tensor, solver: Descent, *, keep_unary: bool
     return None
 
 
+@full_precision  # as whatever is streamed
 def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> None:
     """Raise `ConfigError` where labels cannot be streamed, saying what is in the way."""
     method = type(solver)

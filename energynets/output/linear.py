@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, TrainingError
+from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
 from energynets.output.descent import Deferred, KeptSlopes, Pending
@@ -108,6 +109,11 @@ class ChunkedLinear(nn.Linear):
         """The gradient of a loss that is not this layer's own, to be descended along: of f (B, F) and dphi (B, L)."""
         self.pending = KeptSlopes(features, slopes, self, of_weight, of_bias)
 
+    def _exact(self, features: Tensor) -> Tensor:
+        """f of no fewer bits than sums have: an autocast that a feature network was under ends with it."""
+        sums = torch.float32 if self.weight.dtype == torch.bfloat16 else self.weight.dtype
+        return features.to(torch.promote_types(features.dtype, sums))
+
     @classmethod
     def sharing(cls, output: nn.Linear, chunk: int) -> ChunkedLinear:
         """One with the weights of another layer, the same tensors."""
@@ -117,13 +123,16 @@ class ChunkedLinear(nn.Linear):
         found.shard = getattr(output, "shard", WHOLE)
         return found
 
+    @full_precision
     def in_chunks(self, features: Tensor) -> Iterator[Tensor]:
         """Logits (B, C) of labels 0 .. C - 1, of the next C, and so on."""
+        features = self._exact(features)
         for start in range(0, self.out_features, self.chunk):
             labels = slice(start, start + self.chunk)
             bias = None if self.bias is None else self.bias[labels]
             yield nn.functional.linear(features, self.weight[labels].to(features.dtype), bias)
 
+    @full_precision
     def loss(self, features: Tensor, labels: SparseBatch, loss: str) -> Tensor:
         """The loss, summed over labels and averaged over documents: a scalar to call `backward()` on once.
 
@@ -135,6 +144,7 @@ class ChunkedLinear(nn.Linear):
         Raises:
             ConfigError, ShapeError: as `ChunkedLoss`.
         """
+        features = self._exact(features)
         source = (features, self.weight, self.bias)
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in source):
             return _Loss.apply(*source, self, labels, loss)

@@ -8,9 +8,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from energynets import SPEN, Anderson, GradientDescent, MeasuredEnergy, MirrorDescent, NoGradient, infer
+from energynets import (
+    SPEN,
+    Anderson,
+    Classifier,
+    EndToEnd,
+    EnergyNetwork,
+    GradientDescent,
+    MeasuredEnergy,
+    MirrorDescent,
+    NoGradient,
+    infer,
+)
+from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import Euclidean, SoftplusHead
 from energynets.inference import Observed, general_path, path
+from energynets.inference.engine import label_native
+from energynets.output import ChunkedLinear
 
 
 class _WithDropout(nn.Module):
@@ -59,6 +73,58 @@ def test_an_autocast_takes_the_general_path() -> None:
         assert "autocast" in path(energy, MirrorDescent(4)).reason
         found = MirrorDescent(4).solve(energy, energy.condition(torch.randn(3, 4)))
     assert found.isfinite().all()
+
+
+class _Layer(nn.Linear):
+    num_features = 4
+
+
+def _labels() -> SparseBatch:
+    return SparseBatch(torch.tensor([1, 4, 0]), torch.ones(3), torch.tensor([0, 2, 2, 3]), 7)
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda features: EnergyNetwork(features, SPEN(4, 7), MirrorDescent(3), label_chunk=3),
+        lambda features: EnergyNetwork(features, SPEN(4, 7), MirrorDescent(3), label_chunk=3, keep_unary=True),
+        lambda features: EnergyNetwork(features, SPEN(4, 7), MirrorDescent(3), shortlist=4),
+        lambda features: EnergyNetwork(features, SPEN(4, 7), MirrorDescent(3), label_chunk=3, shortlist=4),
+        lambda features: Classifier(features, 7, output=ChunkedLinear(4, 7, chunk=3)),
+        lambda features: Classifier(features, 7, output=ChunkedLinear(4, 7, chunk=3, weights="bf16", bias=False)),
+    ],
+    ids=["chunks", "kept unary", "shortlist", "shortlist in chunks", "chunked output", "bf16 weights"],
+)
+def test_an_autocast_ends_where_features_do(make: Any, within: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what has its labels in chunks; `within`: the backward pass, of torch operations, is under it too."""
+    if within:
+        monkeypatch.setattr(label_native, "take", lambda *given: False)
+    torch.manual_seed(0)
+    x, autocast = torch.randn(3, 5), torch.autocast("cpu", torch.bfloat16)
+    with autocast:
+        model = make(_Layer(5, 4))
+        f = CachedFeatures(model.features(x).detach().float())
+        loss = EndToEnd()(model, Batch(x, _labels(), torch.arange(3)))
+        if within:
+            loss.backward()
+        found = model.top_k(x, 3)
+        for chunk in model.logits_in_chunks(x):
+            assert chunk.dtype == torch.float32
+            assert torch.is_autocast_enabled("cpu")
+    if not within:
+        loss.backward()
+    assert all(weight.grad is not None for weight in model.features.parameters())
+    own = [weight for name, weight in model.named_parameters() if not name.startswith("features")]
+    expected = EndToEnd()(model, Batch(f, _labels(), torch.arange(3)))
+    assert torch.equal(loss, expected)
+    # A shortlist's steps are torch's own, whose backward pass takes what autocast there is.
+    bound = 2e-2 if within and getattr(model, "shortlist", None) else 1e-6
+    for weight, gradient in zip(own, torch.autograd.grad(expected, own), strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=bound, atol=bound)
+    best = model.top_k(f, 3)
+    assert torch.equal(found.labels, best.labels)
+    assert torch.equal(found.logits, best.logits)
 
 
 @pytest.mark.parametrize("options", [{"line_search": True, "step_size": 4.0}, {"tolerance": 1e-2}])

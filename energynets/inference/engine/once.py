@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from energynets.errors import InferenceError
+from energynets.inference.engine.autocast import full_precision
 
 Backward = Callable[..., tuple[Any, ...]]
 
@@ -19,7 +20,7 @@ _ENGINE = (
 
 
 def once(backward: Backward, why: str = _ENGINE) -> Backward:
-    """A hand-derived backward that refuses to be differentiated itself.
+    """A hand-derived backward that refuses to be differentiated itself; no autocast is on in it, as in its forward.
 
     Args:
         backward: of a `torch.autograd.Function`.
@@ -32,10 +33,12 @@ def once(backward: Backward, why: str = _ENGINE) -> Backward:
         InferenceError: at `create_graph=True`.
     """
 
+    exact = full_precision(backward)
+
     @functools.wraps(backward)
     def checked(ctx: Any, *bars: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise InferenceError(f"create_graph=True: {why}")
-        return backward(ctx, *bars)
+        return exact(ctx, *bars)
 
     return checked
