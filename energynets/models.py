@@ -30,7 +30,7 @@ from energynets.inference import (
 from energynets.inference.amortized import AmortizedStart, amortized_start
 from energynets.inference.engine import asked_for_general_path
 from energynets.inference.shortlist import ShortlistStream, check_shortlist
-from energynets.inference.streaming import LabelStream, check_streamed, energy_stream
+from energynets.inference.streaming import LabelStream, check_measured, check_streamed, energy_stream
 from energynets.output import ChunkedLinear, NeighbourLogits
 from energynets.parallel import WHOLE, LabelShard
 from energynets.top import TopLabels, top_labels
@@ -335,7 +335,7 @@ class EnergyNetwork(_Model):
             labels: (B, L).
 
         Raises:
-            ConfigError: the model has no `label_chunk`.
+            ConfigError: the model has no `label_chunk`, or the energy's head has dropout that is on by now.
             ShapeError: labels of another shape.
         """
         return self._stream(inputs).bce(labels)
@@ -344,6 +344,7 @@ class EnergyNetwork(_Model):
         if self.label_chunk is None:
             raise ConfigError("EnergyNetwork: labels come in chunks where it is given a label_chunk")
         self._of_all_labels("streamed_bce", "use EndToEnd('bce')")
+        check_measured(self.energy)  # whose head's dropout, off when the model was made, may be on now
         features = self._exact_features(inputs)
         return energy_stream(self.solver, self.energy, features, self.label_chunk, keep_unary=self.keep_unary)  # type: ignore[arg-type]
 

@@ -130,8 +130,9 @@ def _passes(features: Tensor, rows: Tensor, solver: Descent, *, keep_unary: bool
 def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> None:
     """Raise `ConfigError` where labels cannot be streamed, saying what is in the way."""
     method = type(solver)
-    if reason := unmeasured(energy) or (None if asked_for_general_path() else general_reason(energy, solver)):
-        raise ConfigError(f"label_chunk: needs the engine's path, and {reason}")
+    check_measured(energy)
+    if not asked_for_general_path():
+        _check_path(general_reason(energy, solver))
     assert isinstance(energy, MeasuredEnergy)
     refused = {
         f"solver {method.__name__}: use MirrorDescent": getattr(method, "engine", None) is not mirror_descent,
@@ -145,6 +146,16 @@ def check_streamed(energy: Energy, solver: Solver, gradient: GradientMode) -> No
     for what, present in refused.items():
         if present:
             raise ConfigError(f"label_chunk: labels in chunks do not go with {what}")
+
+
+def check_measured(energy: Energy) -> None:
+    """The part of `check_streamed` that can change afterwards: an energy's head that draws in training alone."""
+    _check_path(unmeasured(energy))
+
+
+def _check_path(reason: str | None) -> None:
+    if reason is not None:
+        raise ConfigError(f"label_chunk: needs the engine's path, and {reason}")
 
 
 def _value(number: Number) -> float:

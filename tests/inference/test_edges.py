@@ -22,6 +22,7 @@ from energynets import (
 )
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import Euclidean, SoftplusHead
+from energynets.errors import ConfigError
 from energynets.inference import Observed, general_path, path
 from energynets.inference.engine import label_native
 from energynets.output import ChunkedLinear
@@ -42,6 +43,39 @@ def test_a_head_with_dropout_takes_the_general_path_in_training() -> None:
     energy = MeasuredEnergy(4, 5, 6, _WithDropout())
     assert "has dropout" in path(energy, MirrorDescent(3)).reason
     assert path(energy.eval(), MirrorDescent(3)).fast
+
+
+@pytest.mark.parametrize("keep_unary", [False, True])
+def test_a_head_whose_dropout_comes_on_later_has_no_labels_in_chunks(keep_unary: bool) -> None:
+    energy = MeasuredEnergy(4, 7, 6, _WithDropout()).eval()
+    model = EnergyNetwork(_Layer(5, 4), energy, MirrorDescent(3), label_chunk=3, keep_unary=keep_unary)
+    batch = Batch(torch.randn(3, 5), _labels(), torch.arange(3))
+    model.train()
+    with pytest.raises(ConfigError, match="label_chunk: needs the engine's path, and _WithDropout has dropout"):
+        EndToEnd()(model, batch)
+    model.eval()
+    EndToEnd()(model, batch).backward()
+
+
+def test_a_head_whose_dropout_comes_on_later_moves_a_shortlist() -> None:
+    """By plain steps, whose masks autograd keeps: the gradient is that of what was drawn."""
+    torch.manual_seed(0)
+    energy = MeasuredEnergy(4, 7, 6, _WithDropout()).eval()
+    model = EnergyNetwork(_Layer(5, 4), energy, MirrorDescent(3), shortlist=4).double().train()
+    batch = Batch(torch.randn(3, 5).double(), _labels(), torch.arange(3))
+
+    def loss() -> Tensor:
+        torch.manual_seed(1)
+        return EndToEnd()(model, batch)
+
+    (gradient,) = torch.autograd.grad(loss(), energy.measure)
+    step = 1e-6 * torch.randn_like(gradient)
+    with torch.no_grad():
+        energy.measure += step
+        more = loss()
+        energy.measure -= 2 * step
+        expected = more - loss()
+    torch.testing.assert_close(2 * (gradient * step).sum(), expected, rtol=1e-5, atol=1e-10)
 
 
 class _Steeper(SoftplusHead):
