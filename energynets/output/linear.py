@@ -103,10 +103,17 @@ class ChunkedLinear(nn.Linear):
     def check_free(self) -> None:
         """Raise `TrainingError` where a gradient still waits for its step."""
         if self.pending is not None and self.pending.slope is not None:
-            raise TrainingError("a second batch before the step of the first: ChunkedSGD takes one batch a step")
+            raise TrainingError(
+                "a second batch before the step of the first, or a second backward(): ChunkedSGD takes one a step"
+            )
 
     def keep(self, features: Tensor, slopes: Tensor, of_weight: bool, of_bias: bool) -> None:
-        """The gradient of a loss that is not this layer's own, to be descended along: of f (B, F) and dphi (B, L)."""
+        """The gradient of a loss that is not this layer's own, to be descended along: of f (B, F) and dphi (B, L).
+
+        Raises:
+            TrainingError: another gradient still waits for its step.
+        """
+        self.check_free()
         self.pending = KeptSlopes(features, slopes, self, of_weight, of_bias)
 
     def _exact(self, features: Tensor) -> Tensor:
@@ -196,7 +203,8 @@ class _Loss(torch.autograd.Function):
         if d_features is not None:
             d_features = output.shard.sum(d_features)
         ctx.gradients = [None if d_features is None else d_features.mul_(mean), d_weight, d_bias]
-        ctx.pending = output.pending = pending
+        ctx.output, ctx.pending = output, pending
+        output.pending = pending
         return total.mul_(mean)
 
     @staticmethod
@@ -206,6 +214,8 @@ class _Loss(torch.autograd.Function):
             raise TrainingError("a loss in chunks of labels keeps its gradients for one backward() alone")
         gradients, ctx.gradients = ctx.gradients, None
         if ctx.pending is not None:
+            ctx.output.check_free()
+            ctx.output.pending = ctx.pending  # where a zero_grad() came since, or another loss
             ctx.pending.slope = slope.clone()
         if slope.device.type != "cpu" or slope != 1:  # 1 where the loss is all there is, as in training
             for gradient in gradients:

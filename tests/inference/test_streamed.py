@@ -460,7 +460,10 @@ def test_a_kept_unary_descends_without_its_gradient(decay: float, bias: bool, fr
         sgd.step()
         chunked.step()
         assert_equal(list(unary.parameters()), list(dense.energy.unary.parameters()))  # type: ignore[union-attr]
-    EndToEnd()(model, batch).backward()
+    loss = EndToEnd()(model, batch)
+    loss.backward(retain_graph=True)
+    with pytest.raises(TrainingError, match=r"or a second backward\(\): ChunkedSGD takes one a step"):
+        loss.backward()
     with pytest.raises(TrainingError, match="a second batch before the step of the first"):
         EndToEnd()(model, batch)
     chunked.close()

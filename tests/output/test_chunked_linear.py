@@ -237,9 +237,26 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(TrainingError, match="one backward"):
         loss.backward()
     ChunkedSGD(layer, lr=0.1)
+    both = layer.loss(features, sparse, "bce") + layer.loss(features, sparse, "bce")
+    with pytest.raises(TrainingError, match="a second batch before the step of the first"):
+        both.backward()
+    layer.pending = None
     layer.loss(features, sparse, "bce").backward()
     with pytest.raises(TrainingError, match="a second batch before the step of the first"):
         layer.loss(features, sparse, "bce")
+
+
+def test_a_gradient_forgotten_before_backward_is_there_after_it() -> None:
+    layer, features, sparse = problem(3, 4, 9, chunk=4)
+    _, (_, weight, bias) = by_autograd(layer, features, sparse, "bce")
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
+    optimizer = ChunkedSGD(layer, lr=0.5)
+    loss = layer.loss(features, sparse, "bce")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    for parameter, start, gradient in zip(layer.parameters(), before, (weight, bias), strict=True):
+        assert_same(parameter, start - 0.5 * gradient)
 
 
 def test_half_a_second_derivative_is_refused() -> None:
