@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class EnergyNetsError(Exception):
@@ -55,6 +56,11 @@ class MissingExtraError(EnergyNetsError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package!r}, which is not installed: pip install 'energynets[{extra}]'")
+
+
+def counts(given: object, least: int = 1) -> bool:
+    """Whether a number of things is a whole one, `least` or more; True is none."""
+    return isinstance(given, Integral) and not isinstance(given, bool) and int(given) >= least
 
 
 MANY = 60

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import Batch, BatchInputs, CachedFeatures, SparseBatch
 from energynets.energies import Box, Domain, Energy, MeasuredEnergy
-from energynets.errors import ConfigError, ShapeError
+from energynets.errors import ConfigError, ShapeError, counts
 from energynets.features.observing import Observing
 from energynets.inference import (
     GradientMode,
@@ -73,7 +73,12 @@ class _Model(nn.Module, ABC):
 
     @torch.no_grad()
     def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
-        """The k best labels of each document (all L where k > L), in chunks where the model `streams`."""
+        """The k best labels of each document (all L where k > L), in chunks where the model `streams`.
+
+        Raises:
+            ConfigError: k is no whole number from 1 on.
+        """
+        _check_top(k)
         return self.label_shard.top(top_labels(self.logits_in_chunks(inputs), k), k)
 
     @property
@@ -107,6 +112,11 @@ class _Model(nn.Module, ABC):
         if isinstance(inputs, CachedFeatures):
             raise ShapeError("cached features: expected inputs that have not been read, for features see known labels")
         return self.features(inputs, *observed)
+
+
+def _check_top(k: int) -> None:
+    if not counts(k):
+        raise ConfigError(f"top_k: expected k to be 1 label or more, a whole number, got {k!r}")
 
 
 class Classifier(_Model):
@@ -268,7 +278,12 @@ class EnergyNetwork(_Model):
             )
         self.num_labels = energy.num_labels
         self.label_chunk, self.keep_unary = label_chunk, keep_unary
-        self.shortlist = Shortlist(shortlist) if isinstance(shortlist, int) else shortlist
+        if label_chunk is not None and not counts(label_chunk):
+            raise ConfigError(
+                f"label_chunk: expected 1 label or more at a time, a whole number, or None for all, got {label_chunk!r}"
+            )
+        # What is neither is refused as that many candidates would be.
+        self.shortlist = shortlist if shortlist is None or isinstance(shortlist, Shortlist) else Shortlist(shortlist)
         self.amortized = amortized
         if amortized is not None and (label_chunk is not None or shortlist is not None):
             raise ConfigError("amortized: z_0 is of all labels at once: no label_chunk, no shortlist")
@@ -281,8 +296,6 @@ class EnergyNetwork(_Model):
             raise ConfigError("keep_unary: phi is computed once at any rate where there is no label_chunk")
         if keep_unary and self.shortlist is not None:
             raise ConfigError("keep_unary: a shortlist has two passes over the labels, not 2 T + 1: leave it out")
-        if label_chunk is not None and label_chunk < 1:
-            raise ConfigError(f"label_chunk: expected 1 label or more at a time, or None for all, got {label_chunk}")
         if self.shortlist is not None:
             check_shortlist(energy, self.solver)
         elif label_chunk is not None:
@@ -315,6 +328,7 @@ class EnergyNetwork(_Model):
     @torch.no_grad()
     def top_k(self, inputs: BatchInputs, k: int) -> TopLabels:
         if self.shortlist is not None:
+            _check_top(k)
             return self._shortlisted(inputs, self.shortlist).top_k(k)
         return super().top_k(inputs, k)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from energynets.energies import Box, Energy, GatheredContext, GatheredEnergy, MeasuredContext, MeasuredEnergy
-from energynets.errors import ConfigError, ShapeError
+from energynets.errors import ConfigError, ShapeError, counts
 from energynets.inference.anderson import Anderson
 from energynets.inference.engine import asked_for_general_path, unmeasured
 from energynets.inference.engine.autocast import full_precision
@@ -67,12 +67,14 @@ class Shortlist:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ConfigError(f"shortlist.candidates: expected 1 label or more, got {self.candidates}")
-        if not 0 <= self.negatives < self.candidates:
+        if not counts(self.candidates):
             raise ConfigError(
-                f"shortlist.negatives: expected 0 or more and fewer than the {self.candidates} candidates, "
-                f"got {self.negatives}"
+                f"shortlist.candidates: expected 1 label or more, a whole number, got {self.candidates!r}"
+            )
+        if not counts(self.negatives, least=0) or self.negatives >= self.candidates:
+            raise ConfigError(
+                f"shortlist.negatives: expected a whole number, 0 or more and fewer than the {self.candidates} "
+                f"candidates, got {self.negatives!r}"
             )
 
     def before_all(self, targets: SparseBatch) -> tuple[Tensor, int]:

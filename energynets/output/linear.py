@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch
-from energynets.errors import ConfigError, TrainingError
+from energynets.errors import ConfigError, TrainingError, counts
 from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.once import once
 from energynets.inference.engine.products import Precision, addmm, mm, rounded
@@ -70,8 +70,8 @@ class ChunkedLinear(nn.Linear):
         precision: Precision = "float32",
         weights: Precision = "float32",
     ) -> None:
-        if chunk < 1:
-            raise ConfigError(f"chunk: expected 1 label or more at a time, got {chunk}")
+        if not counts(chunk):
+            raise ConfigError(f"chunk: expected 1 label or more at a time, a whole number, got {chunk!r}")
         super().__init__(num_features, num_labels, bias=bias, dtype=torch.bfloat16 if weights == "bf16" else None)
         self.chunk = chunk
         self.precision = precision

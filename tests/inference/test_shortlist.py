@@ -477,8 +477,12 @@ def test_the_gathered_energy_is_the_measured_one_where_other_labels_do_nothing(e
         (lambda: network(SPEN(F, 7), Anderson(2), 3), "solver Anderson.*use MirrorDescent"),
         (lambda: network(SPEN(F, 7), MirrorDescent(2, precision="bf16"), 3), "solver.precision float32"),
         (lambda: network(SPEN(F, 7), MirrorDescent(2, memory=1), 3), "solver.memory null"),
-        (lambda: network(SPEN(F, 7), None, 0), "shortlist.candidates: expected 1 label or more, got 0"),
-        (lambda: Shortlist(3, -1), "shortlist.negatives: expected 0 or more"),
+        (lambda: network(SPEN(F, 7), None, 0), "shortlist.candidates: expected 1 label or more, a whole number, got 0"),
+        (lambda: network(SPEN(F, 7), None, 2.5), "shortlist.candidates: expected .* a whole number, got 2.5"),
+        (lambda: network(SPEN(F, 7), None, True), "shortlist.candidates: expected .* a whole number, got True"),
+        (lambda: Shortlist(2.5), "shortlist.candidates: expected .* a whole number, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Shortlist(3, 1.5), "shortlist.negatives: expected a whole number, .* got 1.5"),  # type: ignore[arg-type]
+        (lambda: Shortlist(3, -1), "shortlist.negatives: expected a whole number, 0 or more"),
         (lambda: Shortlist(3, 3), "fewer than the 3 candidates, got 3"),
         (
             lambda: EnergyNetwork(Itself(), SPEN(F, 7), label_chunk=2, keep_unary=True, shortlist=3),

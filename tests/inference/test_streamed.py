@@ -401,6 +401,8 @@ def make_sparse(size: int, labels: int) -> SparseBatch:
         (lambda: EnergyNetwork(Itself(), SPEN(F, 7), gradient=Truncated(1), label_chunk=3), "Truncated: use Unroll"),
         (lambda: EnergyNetwork(Itself(), SPEN(F, 7), gradient=Implicit(), label_chunk=3), "Implicit: use Unroll"),
         (lambda: network(SPEN(F, 7), MirrorDescent(2), 0), "expected 1 label or more"),
+        (lambda: network(SPEN(F, 7), MirrorDescent(2), 2.5), "label_chunk: expected .* a whole number.* got 2.5"),  # type: ignore[arg-type]
+        (lambda: network(SPEN(F, 7), MirrorDescent(2), True), "label_chunk: expected .* a whole number.* got True"),
     ],
 )
 def test_what_cannot_come_in_chunks_is_refused_by_name(make: Any, message: str) -> None:
@@ -423,6 +425,14 @@ def test_what_a_model_is_asked_must_fit_it() -> None:
         assert not model.streams
     with pytest.raises(ShapeError, match=r"expected \(2, 8\), got \(2, 7\)"):
         EndToEnd()(model, batch)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True])
+@pytest.mark.parametrize("options", [{}, {"label_chunk": 3}, {"shortlist": 4}])
+def test_best_labels_are_one_or_more(options: dict[str, Any], k: Any) -> None:
+    model = EnergyNetwork(Itself(), SPEN(F, 7), MirrorDescent(2), **options)
+    with pytest.raises(ConfigError, match=f"top_k: expected k to be 1 label or more, a whole number, got {k}"):
+        model.top_k(torch.zeros(2, F), k)
 
 
 # ---------------------------------------------------------------------------------------------------- no gradient of U

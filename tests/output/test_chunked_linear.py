@@ -232,6 +232,8 @@ def test_misuse_is_refused() -> None:
         layer.loss(features[:2], sparse, "bce")
     with pytest.raises(ConfigError, match="chunk: expected 1 label or more"):
         ChunkedLinear(3, 4, chunk=0)
+    with pytest.raises(ConfigError, match=r"chunk: expected .* a whole number, got 2\.5"):
+        ChunkedLinear(3, 4, chunk=2.5)  # type: ignore[arg-type]
     loss = layer.loss(features, sparse, "bce")
     loss.backward(retain_graph=True)
     with pytest.raises(TrainingError, match="one backward"):
