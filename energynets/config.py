@@ -249,15 +249,16 @@ class Experiment(Section):
         propensity = getattr(self.objective, "propensity", None)
         if propensity is not None and self.objective.loss != "bce":
             raise ValueError(f"objective.propensity: goes with loss bce alone, got {self.objective.loss}")
-        chunks = [key for key in ("label_chunk", "shortlist") if getattr(model, key, None) is not None]
-        chunks += ["output chunked"] if isinstance(getattr(model, "output", None), ChunkedOutputConfig) else []
+        chunks = {key: "null" for key in ("label_chunk", "shortlist") if getattr(model, key, None) is not None}
+        chunks |= {"output.kind": "linear"} if isinstance(getattr(model, "output", None), ChunkedOutputConfig) else {}
         given = {
             "training.reveal": self.training.reveal is not None,
             "evaluation.observed": bool(self.evaluation.observed),
             "objective.propensity": propensity is not None,
         }
         for key in (key for key, there in given.items() if there and chunks):
-            raise ValueError(f"{key}: needs all labels at once, and does not go with model.{chunks[0]}")
+            remedy = " and ".join(f"model.{where} to {what}" for where, what in chunks.items())
+            raise ValueError(f"{key}: needs all labels at once: set {remedy}")
 
     def _shards_fit(self) -> None:
         """Labels are cut into shards where they come in chunks."""

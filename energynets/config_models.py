@@ -396,9 +396,9 @@ class EnergyModel(Section):
             return self
         if not isinstance(self.solver, MirrorDescentConfig):
             raise ValueError(f"label_chunk: goes with solver.kind mirror_descent alone, got {self.solver.kind}")
-        for key in ("tolerance", "line_search"):
+        for key, off in (("tolerance", "0"), ("line_search", "false")):
             if getattr(self.solver, key):
-                raise ValueError(f"label_chunk: does not go with solver.{key}: it looks at all labels at once")
+                raise ValueError(f"label_chunk: solver.{key} looks at all labels at once: set it to {off}")
         if self.solver.memory is not None:
             raise ValueError("label_chunk: keeps K numbers a step, not iterates: set solver.memory null")
         if not isinstance(self.gradient, UnrollConfig):

@@ -104,6 +104,10 @@ def check_objective(objective: Any, model: Any, training: Training) -> None:
     """Raise `ValueError` where an objective does not go with the rest, naming the key to change."""
     kind = objective.kind
     amortized = getattr(model, "amortized", None)
+    # First of all, for no amortised start goes with these either.
+    for key in ("label_chunk", "shortlist"):
+        if isinstance(model, EnergyModel) and kind != "end_to_end" and getattr(model, key) is not None:
+            raise ValueError(f"objective.kind: model.{key} goes with end_to_end alone, got {kind}: set it to null")
     if kind == "inference_network" and isinstance(model, EnergyModel) and amortized is None:
         raise ValueError("objective.kind: inference_network trains an amortised start: set model.amortized")
     if isinstance(objective, EndToEndConfig):
@@ -115,9 +119,6 @@ def check_objective(objective: Any, model: Any, training: Training) -> None:
         raise ValueError(f"objective.kind: {kind} needs model.kind energy_network, got {model.kind}")
     if amortized is not None and kind != "inference_network":
         raise ValueError(f"model.amortized: {kind} does not train it: use objective.kind inference_network, or null")
-    for key in ("label_chunk", "shortlist"):
-        if getattr(model, key) is not None:
-            raise ValueError(f"objective.kind: model.{key} goes with end_to_end alone, got {kind}")
     if not isinstance(model.gradient, UnrollConfig):
         raise ValueError(f"model.gradient: {kind} does not differentiate inference: leave it out")
     if getattr(model.solver, "learn_step_sizes", False):

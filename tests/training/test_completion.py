@@ -447,7 +447,7 @@ def test_unknown_labels_of_training_are_learned_neither_way(tmp_path: Path) -> N
         ("evaluation.observed=[1.0]", "evaluation.observed.0: expected less than 1.0, got 1.0"),
         (
             "model.output={kind: chunked}",
-            "training.reveal: needs all labels at once, and does not go with model.output",
+            "training.reveal: needs all labels at once: set model.output.kind to linear",
         ),
         ("objective={propensity: 0.5, loss: mse}", "objective.propensity: goes with loss bce alone, got mse"),
         ("objective={propensity: jane}", "objective.propensity"),
@@ -473,8 +473,14 @@ def test_what_does_not_fit_together_is_named() -> None:
             "model.observes: no labels are shown in training",
         ),
         ({"model": {"kind": "linear"}, "training": {"reveal": {}}}, "model.kind linear cannot be shown labels"),
-        ({"model": SPEN | {"shortlist": 3}, "evaluation": {"observed": [0.5]}}, "does not go with model.shortlist"),
-        ({"model": SPEN | {"label_chunk": 3}, "objective": {"propensity": 0.5}}, "not go with model.label_chunk"),
+        (
+            {"model": SPEN | {"shortlist": 3}, "evaluation": {"observed": [0.5]}},
+            "evaluation.observed: needs all labels at once: set model.shortlist to null",
+        ),
+        (
+            {"model": SPEN | {"label_chunk": 3, "shortlist": 3}, "objective": {"propensity": 0.5}},
+            "objective.propensity: .*: set model.label_chunk to null and model.shortlist to null",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             Experiment.from_tree({"name": "toy", "data": {"planted": {}}, **tree})

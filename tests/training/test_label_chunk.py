@@ -78,8 +78,8 @@ def never_dense_labels(dense: Any) -> Any:
     ("overrides", "message"),
     [
         (["model.solver={kind: gradient_descent}"], "label_chunk: goes with solver.kind mirror_descent alone"),
-        (["model.solver.tolerance=0.1"], "does not go with solver.tolerance"),
-        (["model.solver.line_search=true"], "does not go with solver.line_search"),
+        (["model.solver.tolerance=0.1"], r"label_chunk: solver\.tolerance looks at all labels at once: set it to 0"),
+        (["model.solver.line_search=true"], r"solver\.line_search looks at all labels at once: set it to false"),
         (["model.gradient={kind: truncated}"], "goes with gradient.kind unroll alone, got truncated"),
         (["model.gradient={kind: implicit}"], "goes with gradient.kind unroll alone, got implicit"),
         (["model.energy={kind: icnn, gate: true}"], "does not go with energy.gate"),
