@@ -89,6 +89,13 @@ def test_every_verb_has_help_with_an_example(line: str, capsys: pytest.CaptureFi
     assert "Example: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_help_says_what_has_no_certificate(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    words = " ".join(re.findall(r"[\w.]+", capsys.readouterr().out))
+    assert "with model.label_chunk or model.shortlist there are none" in words
+
+
 def test_help_is_quick_and_leaves_torch_alone() -> None:
     program = (
         "import sys, time; began = time.perf_counter(); from energynets.cli import main; main(['--help']);"

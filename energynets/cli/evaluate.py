@@ -26,7 +26,8 @@ def evaluate(
     """Measure a finished run on a split of its data, with the decoder it chose on validation.
 
     For an energy network, also how far inference got: its distance from the minimum at most, where the energy is
-    convex, and the norm of dE/dy.
+    convex, and the norm of dE/dy. Both are of all labels at once: with model.label_chunk or model.shortlist there are
+    none.
 
     With --observed, the decoder is the one that is best on validation where as much is shown.
 

@@ -44,7 +44,8 @@ def predict(
     """Print the most probable labels of new documents; * marks those of the run's predicted set.
 
     For an energy network, also how far inference got: each document's certificate (E(y) - min E is at most that, where
-    the energy is convex) and the norm of dE/dy.
+    the energy is convex) and the norm of dE/dy. Both are of all labels at once: with model.label_chunk or
+    model.shortlist there are none.
 
     Labels known beforehand come as JSON lines, {"text": "wheat exports", "known": {"wheat": true, "corn": false}}
     (for a table, "features": {"column": value} instead of "text"): they are printed as known, and the rest is ranked.
