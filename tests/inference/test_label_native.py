@@ -141,6 +141,17 @@ def test_who_makes_a_pass() -> None:
     assert not label_native.take(features.half(), energy.measure.half())
 
 
+@pytest.mark.parametrize(("batch", "keeps"), [(2, True), (3, False)])
+def test_steps_are_kept_where_they_are_no_larger_than_the_weights(batch: int, keeps: bool) -> None:
+    """2 T B <= F + K, and for a loss alone that is differentiated."""
+    energy = SPEN(F, 7, num_measurements=12 - F)
+    for keep_unary, pull in itertools.product((True, False), repeat=2):
+        stream = streaming.energy_stream(MirrorDescent(3), energy, torch.zeros(batch, F), 3, keep_unary=keep_unary)
+        with torch.no_grad():  # as within the function that differentiates itself
+            packed = stream.plan.given(stream.inputs, pull=pull).packed
+        assert (packed is not None and packed.kept is not None) == (keeps and keep_unary and pull)
+
+
 def test_native_passes_are_the_passes_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 and with many labels: test_streamed compares both with the unstreamed model in float64."""
     model = network(

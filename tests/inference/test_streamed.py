@@ -229,9 +229,10 @@ def test_a_second_backward_gives_the_same_and_a_second_derivative_is_refused() -
         torch.autograd.grad(loss, parameter, create_graph=True)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("far", [24.0, 800.0])
-def test_logits_far_out_keep_their_loss(far: float) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("far", [24.0, 36.0, 800.0])
+def test_logits_far_out_keep_their_loss(far: float, seed: int) -> None:
+    torch.manual_seed(seed)
     model, batch = network(SPEN(F, 7), MirrorDescent(2)), make_batch(4, 7)
     bias = model.energy.unary.bias
     with torch.no_grad():
@@ -242,11 +243,7 @@ def test_logits_far_out_keep_their_loss(far: float) -> None:
     holds = torch.tensor([4, 5, 6]).repeat(4)
     with torch.no_grad():
         bias.copy_(torch.tensor([-far] * 4 + [far] * 3))  # type: ignore[union-attr, operator]
-    check(
-        model,
-        Batch(batch.inputs, SparseBatch(holds, torch.ones(12), torch.arange(0, 13, 3), 7), batch.rows),
-        2,
-    )
+    check(model, Batch(batch.inputs, SparseBatch(holds, torch.ones(12), torch.arange(0, 13, 3), 7), batch.rows), 2)
 
 
 def test_loss_of_a_label_far_on_the_wrong_side() -> None:
