@@ -12,7 +12,7 @@
  */
 #include "products.h"
 
-#define MOST (4 * BLOCK) /* documents that a thread takes through all steps together */
+#define MOST 36 /* documents that a thread takes through all steps together: whole BLOCKs of either size */
 #define MAX_LAYERS 8
 
 typedef struct {
@@ -35,7 +35,7 @@ typedef struct {
 typedef struct {
     int64_t labels, measured, state, grads; /* padded L, K, widths of all layers; numbers of one thread's gradients */
     int64_t width[MAX_LAYERS], padded[MAX_LAYERS], start[MAX_LAYERS];
-    int64_t grad_matrix[MAX_LAYERS], grad_bias[MAX_LAYERS], grad_output;
+    int64_t grad_matrix[MAX_LAYERS], grad_bias[MAX_LAYERS], grad_output, grad_offset;
     real *pack, *rows, *columns, *matrix[MAX_LAYERS], *transposed[MAX_LAYERS], *output;
 } Layout;
 
@@ -110,6 +110,7 @@ static Layout measure_layout(const Problem *p) {
         l.grad_bias[i] = l.grads, l.grads += l.padded[i + 1];
     }
     l.grad_output = l.grads, l.grads += l.padded[p->layers - 1];
+    l.grad_offset = l.grads, l.grads += l.measured; /* where all documents have one offset */
     return l;
 }
 
@@ -422,7 +423,9 @@ static void backward_block(const Problem *p, const Layout *l, Block *b, const Gr
     }
     for (int64_t j = 0; j < p->bases; j++)
         if (g->base[j]) store_labels(p, l, b->base_bar[j], b->first, b->count, g->base[j]);
-    store_measured(p, l, b->offset_bar, b->first, b->count, g->offset);
+    if (p->offset_rows > 1) store_measured(p, l, b->offset_bar, b->first, b->count, g->offset);
+    else
+        for (int64_t k = 0; k < measured; k += LANES) *at(grads + l->grad_offset + k % l->measured) += *at(b->offset_bar + k);
 }
 
 static int num_threads(const Problem *p) {
@@ -447,7 +450,7 @@ int forward(const Problem *p, real *logits) {
             failed = 1;
         } else {
             int64_t end;
-            for (share_of(p->batch, BLOCK, &b.first, &end); b.first < end; b.first += b.count)
+            for (share_of(p->batch, 1, &b.first, &end); b.first < end; b.first += b.count)
                 b.count = least(MOST, end - b.first), forward_block(p, &l, &b, logits);
             free(b.memory);
         }
@@ -476,7 +479,7 @@ int backward(const Problem *p, const Gradients *g) {
             thread = omp_get_thread_num();
 #endif
             double *numbers = sums + thread * counts;
-            for (share_of(p->batch, BLOCK, &b.first, &end); b.first < end; b.first += b.count)
+            for (share_of(p->batch, 1, &b.first, &end); b.first < end; b.first += b.count)
                 b.count = least(MOST, end - b.first),
                 backward_block(p, &l, &b, g, grads + thread * l.grads, g->numbers ? numbers : NULL, numbers + p->steps + 2);
             free(b.memory);
@@ -498,6 +501,7 @@ int backward(const Problem *p, const Gradients *g) {
             if (!p->passthrough)
                 memcpy(g->biases[i], grads + l.grad_bias[i], (size_t)l.width[i + 1] * sizeof(real));
         }
+        if (p->offset_rows == 1) store_measured(p, &l, grads + l.grad_offset, 0, 1, g->offset);
         memcpy(g->output, grads + l.grad_output, (size_t)l.width[last] * sizeof(real));
         if (g->numbers) memcpy(g->numbers, sums, (size_t)(p->steps + 2) * sizeof(double));
         for (int j = 0; g->factors[0] && j < p->bases; j++)

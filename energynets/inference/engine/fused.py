@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+from array import array
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -72,16 +74,17 @@ def standing_for(labels: int) -> Iterator[None]:
 def refusal(energy: MeasuredEnergy) -> str | None:
     """Why an energy's descent is not done in native code, whatever the batch; None where it is."""
     head, rows = energy.head, energy.measure
-    if rows.device.type != "cpu":
+    if not rows.is_cpu:
         return f"on {rows.device.type}"
     if type(energy.domain) is not Box or energy.gate_widths:
         return "gated" if energy.gate_widths else f"{type(energy.domain).__name__} domain"
     if type(head) not in (SoftplusHead, ConvexHead):
         return f"{type(head).__name__} is not built in"
-    if len(_widths(head, rows)) > _MAX_LAYERS:
+    widths = _widths(head, rows)
+    if len(widths) > _MAX_LAYERS:
         return f"more than {_MAX_LAYERS} layers"
     labels = _stands_for.get() or rows.shape[1]
-    size = rows.element_size() * (len(rows) * labels + sum(weight.numel() for weight in head.parameters()))
+    size = rows.element_size() * (len(rows) * labels + sum(a * b for a, b in itertools.pairwise(widths)))
     if size > LARGEST or size * torch.get_num_threads() > _LARGEST_GRADIENTS:
         return "so many weights, or threads with a gradient each of them, that products of whole batches are as fast"
     found = library(rows.dtype)
@@ -102,7 +105,7 @@ def takes(
         and context.head is None
         and len(context.unary) > 0
         and all(len(tensor) == len(context.unary) for tensor in _of_documents(plan, context, bases))
-        and all(tensor.dtype == dtype and tensor.device.type == "cpu" for tensor in inputs)
+        and all(tensor.dtype == dtype and tensor.is_cpu for tensor in inputs)
         and not torch.is_autocast_enabled("cpu")
         and refusal(energy) is None
     )
@@ -129,10 +132,11 @@ class Fused:
         self.widths = _widths(energy.head, energy.measure)
         self.passthrough = isinstance(energy.head, ConvexHead)
         self.library: Any = library(energy.measure.dtype)
-        # On the CPU the plan's numbers are floats, learned or not.
-        self._widths: Any = (_Long * len(self.widths))(*self.widths)
-        self._sizes: Any = (_Double * plan.steps)(*map(float, plan.step_sizes))
-        self._factors: list[Any] = [(_Double * (plan.steps + 1))(*map(float, row)) for row in plan.factors]
+        # On the CPU the plan's numbers are floats, learned or not. ctypes would make a type for each length of array,
+        # again and again.
+        self._widths = array("q", self.widths)
+        self._sizes = array("d", cast(Sequence[float], plan.step_sizes))
+        self._factors = [array("d", cast(Sequence[float], row)) for row in plan.factors]
 
     def problem(self, tensors: Sequence[Tensor], saved: Tensor | None) -> tuple[_Problem, Any]:
         """The C structure over rows, offset, bases and head weights, and what must live as long as it does."""
@@ -144,14 +148,13 @@ class Fused:
         if plan.observed is not None:
             extra[1:] = [plan.observed.values.contiguous(), plan.observed.mask.to(rows.dtype)]
         lists = [_pointers(matrices), _pointers(biases)]
-        address = ctypes.addressof
         problem = _Problem(
             *(len(bases[0]), rows.shape[1], rows.shape[0], plan.steps, len(self.widths), self.passthrough),
             *(self.num_bases, 1 if offset.ndim == 1 else len(offset), torch.get_num_threads()),
-            *(address(self._widths), rows.data_ptr(), offset.data_ptr(), bases[0].data_ptr(), bases[-1].data_ptr()),
+            *(_at(self._widths), rows.data_ptr(), offset.data_ptr(), bases[0].data_ptr(), bases[-1].data_ptr()),
             *(None if tensor is None else tensor.data_ptr() for tensor in extra),
-            *(output.data_ptr(), address(lists[0]), address(lists[1]), address(self._sizes)),
-            *(address(self._factors[0]), address(self._factors[-1]), plan.tau, plan.momentum),
+            *(output.data_ptr(), _at(lists[0]), _at(lists[1]), _at(self._sizes)),
+            *(_at(self._factors[0]), _at(self._factors[-1]), plan.tau, plan.momentum),
             None if saved is None else saved.data_ptr(),
         )
         return problem, (extra, lists)
@@ -172,10 +175,9 @@ class Fused:
     ) -> tuple[list[Tensor | None], Tensor | None, Tensor | None]:
         """Gradients of the tensors, and of the factors and the numbers where they are learned."""
         problem, alive = self.problem(tensors, saved)
-        rows, offset, *rest = tensors
-        offset_bar = rows.new_empty(len(logits_bar), len(rows))
+        rows, *rest = tensors
         rows_bar = torch.empty_like(rows) if wants[0] else None
-        bars = [torch.empty_like(tensor) for tensor in rest]
+        offset_bar, *bars = (torch.empty_like(tensor) for tensor in rest)
         bases, (output, *layers) = bars[: self.num_bases], bars[self.num_bases :]
         lists = [_pointers(layers if self.passthrough else layers[::2]), _pointers(layers[1::2])]
         steps = self.plan.steps
@@ -184,12 +186,12 @@ class Fused:
         gradients = _Gradients(
             *(logits_bar.data_ptr(), None if rows_bar is None else rows_bar.data_ptr(), offset_bar.data_ptr()),
             *(bases[0].data_ptr(), bases[-1].data_ptr(), output.data_ptr()),
-            *(ctypes.addressof(lists[0]), ctypes.addressof(lists[1])),
+            *(_at(lists[0]), _at(lists[1])),
             *(None if tensor is None else tensor.data_ptr() for tensor in (numbers_bar, *_rows(factors_bar))),
         )
         self._call(self.library.backward, ctypes.byref(problem), ctypes.byref(gradients))
         del alive
-        found = [rows_bar, offset_bar.sum(0) if offset.ndim == 1 else offset_bar, *bars]
+        found = [rows_bar, offset_bar, *bars]
         kinds = [None if bar is None else bar.to(rows.dtype) for bar in (factors_bar, numbers_bar)]
         return [bar if wanted else None for bar, wanted in zip(found, wants, strict=True)], kinds[0], kinds[1]
 
@@ -221,8 +223,12 @@ class FusedFunction(torch.autograd.Function):
         return None, factors_bar if factors else None, numbers_bar if numbers else None, *bars
 
 
-def _pointers(tensors: Sequence[Tensor]) -> Any:
-    return (_Pointer * max(len(tensors), 1))(*(tensor.data_ptr() for tensor in tensors))
+def _at(numbers: array[Any]) -> int:
+    return numbers.buffer_info()[0]
+
+
+def _pointers(tensors: Sequence[Tensor]) -> array[int]:
+    return array("Q", [tensor.data_ptr() for tensor in tensors])
 
 
 def _rows(factors: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

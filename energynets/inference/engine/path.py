@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -108,9 +109,9 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
     method = type(solver)
     if getattr(solver, "engine", None) is None:
         return f"{method.__name__} is not a loop of steps that the engine unrolls: it differentiates in its own way"
-    source = next(base for base in method.__mro__ if "engine" in vars(base))
-    for name in _STEP:
-        if getattr(method, name) is not getattr(source, name):
+    if "engine" not in vars(method):
+        source = next(base for base in method.__mro__ if "engine" in vars(base))
+        if name := _differs(method, source, _STEP):
             return f"{method.__name__} brings its own `{name}`, which the closed form knows nothing of"
     return None
 
@@ -136,12 +137,22 @@ def unmeasured(energy: Energy) -> str | None:
     kind = type(energy)
     if not isinstance(energy, MeasuredEnergy):
         return f"{kind.__name__} is no MeasuredEnergy: its gradient comes from autograd, step by step"
-    for name in _CLOSED_FORM:
-        if getattr(kind, name) is not getattr(MeasuredEnergy, name) or name in vars(energy):
-            return f"{kind.__name__} brings its own `{name}`, which the closed form knows nothing of"
+    if name := _differs(kind, MeasuredEnergy, _CLOSED_FORM) or _own(energy, _CLOSED_FORM):
+        return f"{kind.__name__} brings its own `{name}`, which the closed form knows nothing of"
     if not has_closed_form(energy.head) and _draws(energy.head):
         return f"{type(energy.head).__name__} has dropout, which a backward pass of its own would draw anew"
     return None
+
+
+def _differs(kind: type, base: type, names: Sequence[str]) -> str | None:
+    """The first of these attributes that a class does not have from `base`. Asked in every step of training."""
+    of = attrgetter(*names)
+    return None if of(kind) == of(base) else next(n for n in names if getattr(kind, n) is not getattr(base, n))
+
+
+def _own(energy: Energy, names: Sequence[str]) -> str | None:
+    """The first of them that an instance has itself."""
+    return next((name for name in names if name in vars(energy)), None)
 
 
 def _draws(head: nn.Module) -> bool:
