@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from energynets.compare.cells import Cell, CompareProgress
 from energynets.compare.fairness import check_fair, check_fingerprints, check_same_documents
@@ -117,6 +117,13 @@ class Row:
         return Spread.of(result["threshold"]["value"] for result in self.results)
 
 
+class Tested(NamedTuple):
+    """Differences and gains of a table, tested where its runs are."""
+
+    differences: tuple[Difference, ...]
+    gains: tuple[Difference, ...]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` found.
@@ -138,6 +145,7 @@ class Comparison:
         processes: runs that shared the machine at a time, at most.
         notes: more sentences for the caption.
         decoding: what makes sets of scores, of every row.
+        tested: of a table whose runs are elsewhere; None where they are here, and tested anew.
     """
 
     name: str
@@ -155,6 +163,7 @@ class Comparison:
     observed: Mapping[str, str | None] = field(default_factory=dict)
     processes: int = 1
     notes: tuple[str, ...] = ()
+    tested: Tested | None = None
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -181,6 +190,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As results.json."""
+        from energynets.compare.gains import gains
         from energynets.metrics import observed_name
 
         rows = []
@@ -205,6 +215,7 @@ class Comparison:
                     **{name: _plain(row.quantity(name)) for name in quantities},
                     "threshold": _plain(row.threshold),
                     "failures": {str(seed): why for seed, why in row.failures.items()},
+                    "config": row.config,
                     "results": list(row.results),
                 }
             )
@@ -213,6 +224,7 @@ class Comparison:
             "created": self.created,
             "seeds": list(self.seeds),
             "data": dict(self.data),
+            "ks": list(self.ks),
             "threshold_rule": self.threshold_rule,
             "decoding": self.decoding,
             "environment": dict(self.environment),
@@ -222,6 +234,7 @@ class Comparison:
             "reference": self.reference,
             "observed": dict(self.observed),
             "differences": [asdict(difference) for difference in self.differences],
+            "gains": [asdict(gain) for gain in gains([self])],
             "rows": rows,
         }
 

@@ -18,13 +18,14 @@ def gains(comparisons: Sequence[Comparison]) -> tuple[Difference, ...]:
     classifier that was chosen for its F1 would be cheap. Neither side is chosen on test, and Holm's correction is over
     these differences alone, which are few. Nothing of a table without such a pair.
     """
-    found = (
-        _gain(comparison, metric)
-        for comparison in comparisons
-        for share in shares(comparison)
-        for metric in headline(comparison, share)
-    )
-    return corrected([each for each in found if each is not None])
+    return corrected([gain for comparison in comparisons for gain in _of_table(comparison)])
+
+
+def _of_table(comparison: Comparison) -> list[Difference]:
+    if comparison.tested is not None:
+        return list(comparison.tested.gains)
+    metrics = (metric for share in shares(comparison) for metric in headline(comparison, share))
+    return [gain for metric in metrics if (gain := _gain(comparison, metric)) is not None]
 
 
 def _gain(comparison: Comparison, metric: str) -> Difference | None:

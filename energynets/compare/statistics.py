@@ -170,6 +170,8 @@ class _Pairs:
 
 
 def _of_table(comparison: Comparison) -> list[Difference]:
+    if comparison.tested is not None:
+        return list(comparison.tested.differences)
     pairs = [found for share in shares(comparison) for found in _pairs_at(comparison, share)]
     kept = [found.documents_N for found in pairs if found.documents_N is not None]
     # One pattern of signs for all tests of a table: they are over the same documents.

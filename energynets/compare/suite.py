@@ -14,6 +14,7 @@ import numpy as np
 
 from energynets.compare.cells import CompareProgress
 from energynets.compare.comparison import Comparison, NothingFinishedError, run_table, with_linear_line
+from energynets.compare.elsewhere import table_elsewhere
 from energynets.compare.fairness import check_fair, check_same_documents
 from energynets.compare.files import write_suite
 from energynets.compare.gains import gains
@@ -122,7 +123,8 @@ def compare_plan(
     """Tune each row with a search space, run the best settings under fresh seeds, and put it all in tables.
 
     Called again it keeps finished trials and runs and goes on. The rows of a data set share one budget of tuning;
-    selection sees validation alone.
+    selection sees validation alone. A data set whose folder has the results.json of another machine, and no runs, is
+    taken as it is written there.
 
     Args:
         plan: of `load_plan`.
@@ -135,21 +137,25 @@ def compare_plan(
         finished: nothing is trained: the tables are of the runs that are done.
 
     Raises:
-        ConfigError: rows that cannot be compared fairly; nothing is finished.
+        ConfigError: rows that cannot be compared fairly; nothing is finished; a results.json of other settings.
         MissingExtraError: something is to be tuned, and optuna is not installed.
     """
     folder = Path(folder) if folder is not None else Path("comparisons") / plan.name
     seeds = seeds or plan.seeds
     # All that can be told is told before anything runs.
+    elsewhere = {}
     for data, rows in tables.items():
         experiments = [row.experiment for row in rows]
         check_fair(experiments, tuple(range(seeds)))
         check_same_documents(experiments)
-        names = [e.name for e in (with_linear_line(experiments) if plan.linear else experiments)]
+        experiments = with_linear_line(experiments) if plan.linear else experiments
+        names = [experiment.name for experiment in experiments]
         if plan.reference is not None and plan.reference not in names:
             raise ConfigError(
                 f"{plan.name}: reference: on {data} no row is called {plan.reference!r}{nearest(plan.reference, names)}"
             )
+        if not any(row.search for row in rows):
+            elsewhere[data] = table_elsewhere(folder / data, experiments, range(seeds), plan.reference)
     if any(row.search for rows in tables.values() for row in rows):
         if finished:
             raise ConfigError("--finished: shows rows as they are configured, and some of these are to be tuned")
@@ -157,6 +163,9 @@ def compare_plan(
     comparisons, tuned = [], {}
     for data, rows in tables.items():
         here = folder / data
+        if (found_there := elsewhere.get(data)) is not None:
+            comparisons.append(found_there)
+            continue
         found = {
             row.experiment.name: tune(
                 row, plan.tuning, here / "tuning" / row.experiment.name, processes=processes, progress=progress
