@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import random
 import statistics
@@ -15,8 +16,13 @@ from typing import Any
 import torch
 
 Run = Callable[[], object]
-# A block of calls shorter than this says more about the clock than about the calls.
-_SHORTEST_BLOCK = 4e-3
+# A block of calls shorter than this says more about the clock than about the calls, and about what was called before:
+# libraries have threads of their own, and those that others put to sleep, or that still spin, cost the next one's first
+# calls up to twice their time. So calls of this many seconds come first, untimed.
+_SHORTEST_BLOCK = 10e-3
+_UNTIMED = 3e-3
+# Calls that this is nothing to.
+_LONG = 50e-3
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ QUICK = Budget(seconds=0.6, min_rounds=3, max_rounds=15)
 def interleave(runs: Mapping[str, Run], budget: Budget, device: str = "cpu") -> dict[str, list[float]]:
     """Milliseconds of one call, one number a round, for each contestant: rounds in an order shuffled anew.
 
-    A block is one call untimed, where calls are short, then as many as make the clock exact.
+    A block is a few calls untimed, where calls are short, then as many as make the clock exact.
 
     Args:
         runs: each has been called before, so that nothing is compiled or loaded here.
@@ -49,8 +55,10 @@ def interleave(runs: Mapping[str, Run], budget: Budget, device: str = "cpu") -> 
     wait: Run = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     calls = {}
     for name, run in runs.items():
+        _block(run, 1, wait)
         once = _block(run, 1, wait)
-        calls[name] = max(1, min(50, round(_SHORTEST_BLOCK / once)))
+        untimed = min(50, math.ceil(_UNTIMED / once)) if once < _LONG else 0
+        calls[name] = untimed, max(1, min(50, round(_SHORTEST_BLOCK / once)))
     order, samples = list(runs), {name: [] for name in runs}  # type: ignore[var-annotated]
     shuffle = random.Random(0).shuffle
     collecting = gc.isenabled()
@@ -63,9 +71,9 @@ def interleave(runs: Mapping[str, Run], budget: Budget, device: str = "cpu") -> 
                 break
             shuffle(order)
             for name in order:
-                if calls[name] > 1:
-                    runs[name]()
-                samples[name].append(1e3 * _block(runs[name], calls[name], wait))
+                untimed, timed = calls[name]
+                _block(runs[name], untimed, wait)
+                samples[name].append(1e3 * _block(runs[name], timed, wait))
             gc.collect()
     finally:
         gc.unfreeze()

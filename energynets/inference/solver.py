@@ -140,7 +140,7 @@ class Solver(nn.Module, ABC):
             raise ShapeError(f"initial logits: expected (B, {energy.num_labels}), got {tuple(logits.shape)}")
         # One row would be broadcast, and native code would read past the end of what has fewer.
         own = energy.initial_logits(context) if initial is not None else None
-        if own is not None and len(logits) != len(own):
+        if own is not None and logits.shape[0] != own.shape[0]:
             raise ShapeError(
                 f"initial logits: expected a row for each of the context's {len(own)} documents, got {len(logits)}"
             )
@@ -176,7 +176,7 @@ def residual(energy: Energy, logits: Tensor, slope: Tensor) -> Tensor:
 
 def all_steps(logits: Tensor, steps: int) -> Tensor:
     """The same number of steps for every example, (B,) int64."""
-    return torch.full((len(logits),), steps, dtype=torch.int64, device=logits.device)
+    return torch.full((logits.shape[0],), steps, dtype=torch.int64, device=logits.device)
 
 
 def sum_losses(trajectory: Iterable[Tensor], step_loss: StepLoss) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not any(map(torch.is_autocast_enabled, _DEVICES)):
+            return function(*args, **kwargs)
         with _no_autocast():
             return function(*args, **kwargs)
 

@@ -84,7 +84,7 @@ def refusal(energy: MeasuredEnergy) -> str | None:
     if len(widths) > _MAX_LAYERS:
         return f"more than {_MAX_LAYERS} layers"
     labels = _stands_for.get() or rows.shape[1]
-    size = rows.element_size() * (len(rows) * labels + sum(a * b for a, b in itertools.pairwise(widths)))
+    size = rows.element_size() * (rows.shape[0] * labels + sum(a * b for a, b in itertools.pairwise(widths)))
     if size > LARGEST or size * torch.get_num_threads() > _LARGEST_GRADIENTS:
         return "so many weights, or threads with a gradient each of them, that products of whole batches are as fast"
     found = library(rows.dtype)
@@ -99,12 +99,12 @@ def takes(
     inputs: Sequence[Tensor],
 ) -> bool:
     """Whether this descent can be done here."""
-    dtype = energy.measure.dtype
+    dtype, batch = inputs[0].dtype, context.unary.shape[0]
     return (
         plan.step_loss is None
         and context.head is None
-        and len(context.unary) > 0
-        and all(len(tensor) == len(context.unary) for tensor in _of_documents(plan, context, bases))
+        and batch > 0
+        and all(tensor.shape[0] == batch for tensor in _of_documents(plan, context, bases))
         and all(tensor.dtype == dtype and tensor.is_cpu for tensor in inputs)
         and not torch.is_autocast_enabled("cpu")
         and refusal(energy) is None
@@ -121,7 +121,7 @@ def _of_documents(plan: MirrorPlan, context: MeasuredContext, bases: Sequence[Te
 def _widths(head: Any, rows: Tensor) -> tuple[int, ...]:
     if isinstance(head, ConvexHead):
         return head.widths
-    return (len(rows), *(layer.out_features for layer in head.layers))
+    return (rows.shape[0], *(layer.out_features for layer in head.layers))
 
 
 class Fused:
@@ -129,9 +129,10 @@ class Fused:
 
     def __init__(self, energy: MeasuredEnergy, plan: MirrorPlan, num_bases: int) -> None:
         self.plan, self.num_bases = plan, num_bases
-        self.widths = _widths(energy.head, energy.measure)
-        self.passthrough = isinstance(energy.head, ConvexHead)
-        self.library: Any = library(energy.measure.dtype)
+        head, rows = energy.head, energy.measure
+        self.widths = _widths(head, rows)
+        self.passthrough = isinstance(head, ConvexHead)
+        self.library: Any = library(rows.dtype)
         # On the CPU the plan's numbers are floats, learned or not. ctypes would make a type for each length of array,
         # again and again.
         self._widths = array("q", self.widths)
@@ -149,8 +150,8 @@ class Fused:
             extra[1:] = [plan.observed.values.contiguous(), plan.observed.mask.to(rows.dtype)]
         lists = [_pointers(matrices), _pointers(biases)]
         problem = _Problem(
-            *(len(bases[0]), rows.shape[1], rows.shape[0], plan.steps, len(self.widths), self.passthrough),
-            *(self.num_bases, 1 if offset.ndim == 1 else len(offset), torch.get_num_threads()),
+            *(bases[0].shape[0], rows.shape[1], rows.shape[0], plan.steps, len(self.widths), self.passthrough),
+            *(self.num_bases, 1 if offset.ndim == 1 else offset.shape[0], torch.get_num_threads()),
             *(_at(self._widths), rows.data_ptr(), offset.data_ptr(), bases[0].data_ptr(), bases[-1].data_ptr()),
             *(None if tensor is None else tensor.data_ptr() for tensor in extra),
             *(output.data_ptr(), _at(lists[0]), _at(lists[1]), _at(self._sizes)),

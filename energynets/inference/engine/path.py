@@ -152,7 +152,8 @@ def _differs(kind: type, base: type, names: Sequence[str]) -> str | None:
 
 def _own(energy: Energy, names: Sequence[str]) -> str | None:
     """The first of them that an instance has itself."""
-    return next((name for name in names if name in vars(energy)), None)
+    own = vars(energy)
+    return next((name for name in names if name in own), None)
 
 
 def _draws(head: nn.Module) -> bool:
