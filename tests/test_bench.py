@@ -178,7 +178,9 @@ def test_the_limit_counts_the_products_of_the_mathematics() -> None:
     assert forward.flops == 2 * steps * once + unary // 2 + 2 * steps * 2 * batch * (measurements // 2) ** 2
 
 
-def test_turns_are_fair() -> None:
+@pytest.mark.parametrize("long", [0.0, 1.0])
+def test_turns_are_fair(long: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_LONG", long)
     calls: list[str] = []
     runs = {name: lambda name=name: calls.append(name) or torch.ones(400, 400).sin() for name in ("a", "b", "c")}
     samples = timing.interleave(runs, timing.Budget(seconds=0.0, min_rounds=4, max_rounds=9))
