@@ -54,12 +54,12 @@ def read_json_lines(trained: TrainedRun, lines: Sequence[str], where: str) -> tu
             raise DataError(f"{where}: line {number}: {key}: expected {what}, got {_short(row.get(key))}")
         rows.append(row)
     told = [_known(trained, row, f"{where}: line {n}: known") for n, row in enumerate(rows, 1)]
-    known = _matrix(told, int(trained.result.data["labels"]))
+    known = sparse_rows(told, int(trained.result.data["labels"]))
     if text:
         return TextDocuments(tuple(row["text"] for row in rows)), known
     columns = trained.preparation.num_inputs
     table = [_features(row["features"], columns, f"{where}: line {n}: features") for n, row in enumerate(rows, 1)]
-    return _matrix(table, columns), known
+    return sparse_rows(table, columns), known
 
 
 def _known(trained: TrainedRun, row: dict[str, Any], where: str) -> dict[int, float]:
@@ -85,7 +85,8 @@ def _features(found: dict[str, Any], columns: int, where: str) -> dict[int, floa
     return values
 
 
-def _matrix(rows: Sequence[dict[int, float]], columns: int) -> csr_array:
+def sparse_rows(rows: Sequence[dict[int, float]], columns: int) -> csr_array:
+    """(N, columns) of each row's column -> value."""
     import numpy as np
 
     from energynets.data.dataset import csr

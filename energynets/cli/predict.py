@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from energynets.cli.json_lines import read_json_lines
+from energynets.cli.known_labels import listed_labels, read_known_column
 from energynets.cli.options import RunArgument
 from energynets.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from energynets.data.dataset import Documents
     from energynets.metrics import TopScores
     from energynets.training import TrainedRun
 
@@ -39,9 +41,12 @@ def predict(
             help="Reader of the file, or jsonl; default: .jsonl by its name, lines of text, or the run's own format.",
         ),
     ] = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="The labels in INPUT are known; on lines of text they stand before a tab.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each document.")] = False,
 ) -> None:
-    """Print the most probable labels of new documents; * marks those of the run's predicted set.
+    r"""Print the most probable labels of new documents; * marks those of the run's predicted set.
 
     For an energy network, also how far inference got: each document's certificate (E(y) - min E is at most that, where
     the energy is convex) and the norm of dE/dy. Both are of all labels at once: with model.label_chunk or
@@ -49,21 +54,25 @@ def predict(
 
     Labels known beforehand come as JSON lines, {"text": "wheat exports", "known": {"wheat": true, "corn": false}}
     (for a table, "features": {"column": value} instead of "text"): they are printed as known, and the rest is ranked.
+    With --known they are the labels of a data file, or of lines of text a column: labels, a tab, the text. There ! is
+    of a label known to be false, and a header line may name other columns: id, known (or labels), text.
 
     Example: echo "wheat exports rise" | energynets predict runs/reuters-spen - --top 3
+
+    Example: printf 'wheat,!corn\twheat exports rise' | energynets predict runs/reuters-spen - --known
     """
     from energynets.cli.certificates import Certificates
     from energynets.training import load_run
     from energynets.training import predict as score
 
     trained = load_run(run)
-    inputs, known = _read(trained, source, file_format)
+    inputs, facts = _read(trained, source, file_format, known)
     certificates = Certificates()
-    scores = score(trained, inputs, top=max(top, trained.kept), on_inference=certificates, observed=known)
+    scores = score(trained, inputs, top=max(top, trained.kept), on_inference=certificates, observed=facts)
     for number, found in enumerate(_documents(trained, scores, top)):
-        told = {} if known is None else _told(trained, known, number)
+        told = {} if facts is None else _told(trained, facts, number)
         if as_json:
-            row: dict[str, Any] = {"document": number, **({} if known is None else {"known": told}), "labels": found}
+            row: dict[str, Any] = {"document": number, **({} if facts is None else {"known": told}), "labels": found}
             if certificates.values:
                 row["certificate"] = certificates.values[number]
             elif certificates.note is not None:
@@ -73,8 +82,8 @@ def predict(
             typer.echo(json.dumps(row, ensure_ascii=False))
         else:
             labels = (f"{label['name']} {label['score']:.3f}{'*' if label['predicted'] else ''}" for label in found)
-            facts = ", ".join(name if true else f"not {name}" for name, true in told.items())
-            said = f"known: {facts}" if facts else None
+            names = ", ".join(name if true else f"not {name}" for name, true in told.items())
+            said = f"known: {names}" if names else None
             typer.echo("\t".join(filter(None, (str(number + 1), said, "  ".join(labels), *certificates.of(number)))))
 
 
@@ -101,12 +110,28 @@ def _told(trained: TrainedRun, known: csr_array, document: int) -> dict[str, boo
     }
 
 
-def _read(trained: TrainedRun, source: str, file_format: str | None) -> tuple[Any, csr_array | None]:
+def _read(trained: TrainedRun, source: str, file_format: str | None, known: bool) -> tuple[Any, csr_array | None]:
     """Documents of the kind the run was trained on, and what is known of their labels, where the file may say so."""
+    from energynets.data.dataset import TextDocuments
+
+    where = "standard input" if source == "-" else source
+    takes_text = trained.preparation.raw == "text" or trained.experiment.data.planted is not None
+    inputs: Any
+    facts = None
     if file_format == "jsonl" or (file_format is None and source.endswith(".jsonl")):
-        inputs, known = read_json_lines(trained, _lines(source), "standard input" if source == "-" else source)
-        return _as_trained(trained, inputs), known
-    return _as_trained(trained, _read_inputs(trained, source, file_format)), None
+        if known:
+            raise ConfigError("predict: --known: JSON lines have a field `known` of their own; leave it out")
+        inputs, facts = read_json_lines(trained, _lines(source), where)
+    elif known and takes_text and file_format in (None, "tsv"):
+        inputs, facts = read_known_column(trained, _numbered_lines(source), where)
+    elif file_format is None and takes_text:
+        inputs = TextDocuments(tuple(_lines(source)))
+    elif source == "-":
+        raise ConfigError("predict: - reads lines of text, or jsonl; give a data file as INPUT, and its --format")
+    else:
+        documents = _read_file(trained, source, file_format, known)
+        inputs, facts = documents.inputs, listed_labels(trained, documents, where) if known else None
+    return _as_trained(trained, inputs), facts
 
 
 def _as_trained(trained: TrainedRun, inputs: Any) -> Any:
@@ -121,18 +146,7 @@ def _as_trained(trained: TrainedRun, inputs: Any) -> Any:
     return tokens_of_texts(PlantedSpec(**planted.model_dump()), inputs)
 
 
-def _read_inputs(trained: TrainedRun, source: str, file_format: str | None) -> Any:
-    from energynets.data.dataset import TextDocuments
-
-    settings, raw = trained.experiment.data, trained.preparation.raw
-    if file_format is None and (raw == "text" or settings.planted is not None):
-        return TextDocuments(tuple(_lines(source)))
-    if source == "-":
-        raise ConfigError("predict: - reads lines of text, or jsonl; give a data file as INPUT, and its --format")
-    return _read_file(trained, source, file_format)
-
-
-def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any:
+def _read_file(trained: TrainedRun, source: str, file_format: str | None, known: bool) -> Documents:
     from energynets.data.catalogue import CATALOGUE
     from energynets.data.load import data_root, find_file
     from energynets.data.readers import READERS
@@ -156,7 +170,15 @@ def _read_file(trained: TrainedRun, source: str, file_format: str | None) -> Any
         options["label_names"] = trained.label_names
     if name == "reuters":
         options["split"] = "test"
-    return READERS[name](Path(source), **options).inputs
+    if known and name in ("svmlight", "xmc_raw"):  # whose files do not say how many labels there are
+        options["num_labels"] = int(trained.result.data["labels"])
+    return READERS[name](Path(source), **options)
+
+
+def _numbered_lines(source: str) -> Iterator[tuple[int, str]]:
+    from energynets.data.readers.source import lines
+
+    return enumerate(_lines(source), 1) if source == "-" else lines(Path(source))
 
 
 def _lines(source: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +23,11 @@ from toy_run import CLASSIFIER, SPEN, run_toy, stage, toy_data, toy_experiment
 
 from energynets.baselines import NearestNeighbours
 from energynets.cli import main
+from energynets.cli.known_labels import listed_labels
 from energynets.config import Experiment
 from energynets.data.batches import SparseBatch
-from energynets.data.dataset import Documents
+from energynets.data.dataset import Documents, TextDocuments
+from energynets.data.readers.npz import write as write_npz
 from energynets.data.reveal import GivenReveal, RandomReveal, mask_of, rest_of
 from energynets.errors import ConfigError, DataError, ShapeError
 from energynets.inference import Observed
@@ -597,6 +601,122 @@ def test_json_lines_of_a_table(runs: dict[str, Path], tmp_path: Path, capsys: py
         source.write_text(text + "\n")
         assert main(["predict", str(runs["spen"]), str(source)]) == 2
         assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ONE,!TWO\tw00012 w00013\n\tw00014\n",
+        " ! TWO , ONE\tw00012 w00013\r\n\tw00014",
+        "ONE !TWO\tw00012 w00013\n\tw00014\n",
+        "Text\tid\tKnown\tLabels\nw00012 w00013\t7\tONE,!TWO\tTHREE\nw00014\t8\t\tONE\n",
+        "labels\ttext\nONE,!TWO\tw00012 w00013\n\tw00014\n",
+    ],
+)
+def test_a_column_of_known_labels_says_what_json_lines_say(
+    content: str, planted_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = load_run(planted_run).label_names
+    assert names is not None
+    for word, name in zip(("ONE", "TWO", "THREE"), names, strict=False):
+        content = content.replace(word, name)
+    lines = [{"text": "w00012 w00013", "known": {names[0]: True, names[1]: False}}, {"text": "w00014"}]
+    files = {name: planted_run.parent / name for name in ("new.jsonl", "new.tsv", "new.tsv.gz", "new.txt")}
+    files["new.jsonl"].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files["new.tsv"].write_bytes(content.encode())
+    files["new.tsv.gz"].write_bytes(gzip.compress(content.encode()))
+    files["new.txt"].write_text("w00012 w00013\nw00014\n")
+
+    def predicted(source: object, *options: str) -> list[dict[str, Any]]:
+        assert main(["predict", str(planted_run), str(source), "--top", "4", "--json", *options]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    expected = predicted(files["new.jsonl"])
+    assert [row["known"] for row in expected] == [{names[0]: True, names[1]: False}, {}]
+    assert predicted(files["new.tsv"], "--known") == expected
+    assert predicted(files["new.tsv.gz"], "--known", "--format", "tsv") == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert predicted("-", "--known") == expected
+    blind = predicted(files["new.txt"])  # as this classifier is: the others are ranked as ever
+    assert [[label for label in row["labels"] if label["id"] > 1] for row in blind[:1]] == [expected[0]["labels"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("\ta\nNAMEE\ta", "new.tsv: line 2: known: unknown label 'NAMEE': did you mean 'NAME'?"),
+        ("\ta\n!NAMEE\ta", "new.tsv: line 2: known: unknown label 'NAMEE': did you mean 'NAME'?"),
+        ("text\tlabels\na\tNAMEE", "new.tsv: line 2: labels: unknown label 'NAMEE': did you mean 'NAME'?"),
+        ("NAME,!NAME\ta", "line 1: known: expected label 'NAME' once, got it as true and as false"),
+        ("NAME,NAME\ta", "line 1: known: duplicate label 'NAME'"),
+        ("NAME,,\ta", "line 1: known: expected a label between commas, got none in"),
+        ("w1 w2", "line 1: expected 2 columns (known, text; a header line may name others), got 1: 'w1 w2'"),
+        ("text\tid\tknown\na\tb", "line 2: expected 3 columns (text, id, known; "),
+        ("text\tknwon\na\tb", "line 1: unknown column 'knwon' (did you mean 'known'? valid: id, known, labels, text)"),
+        ("text\tid\na\tb", "line 1: expected a column `known` beside the text, got text, id"),
+        ("known\ttext\n", "expected documents after the header line, got none"),
+    ],
+)
+def test_mistakes_in_a_column_of_known_labels_are_named(
+    content: str, expected: str, planted_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = load_run(planted_run).label_names
+    assert names is not None
+    source = planted_run.parent / "new.tsv"
+    source.write_text(content.replace("NAME", names[0]))
+    assert main(["predict", str(planted_run), str(source), "--known"]) == 2
+    told = capsys.readouterr().err
+    assert expected.replace("NAME", names[0]) in told
+    assert told.count("\n") == 1
+    assert main(["predict", str(planted_run), "-", "--format", "jsonl", "--known"]) == 2
+    assert "JSON lines have a field `known` of their own" in capsys.readouterr().err
+
+
+def test_labels_that_a_data_file_lists_may_be_known(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def predicted(source: Path, *options: str) -> list[dict[str, Any]]:
+        assert main(["predict", str(runs["spen"]), str(source), "--top", "6", "--json", *options]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    lines, table, archive = tmp_path / "new.jsonl", tmp_path / "new.svm", tmp_path / "new.npz"
+    lines.write_text('{"features": {"0": 1.5, "7": 2}, "known": {"3": true}}\n{"features": {"1": 1}}\n')
+    table.write_text("3 0:1.5 7:2\n 1:1\n")
+    assert predicted(table, "--format", "svmlight", "--known") == predicted(lines)
+    assert "known" not in predicted(table, "--format", "svmlight")[0]
+    table.write_text("3 0:1.5\n6 1:1\n")
+    assert main(["predict", str(runs["spen"]), str(table), "--format", "svmlight", "--known"]) == 2
+    assert f"{table}: line 2: label index 6 is out of range: expected 0 to 5" in capsys.readouterr().err
+
+    inputs = csr_array(np.eye(1, 20, dtype=np.float32))
+    true, unknown = (csr_array(np.array([row], np.float32)) for row in ([0, 0, 0, 1, 0, 0], [1, 1, 0, 0, 0, 1]))
+    write_npz(archive, Documents(inputs, true, unknown=unknown))
+    (row,) = predicted(archive, "--format", "npz", "--known")
+    assert row["known"] == {"2": False, "3": True, "4": False}, "an archive that says what is unknown knows the rest"
+    assert sorted(label["id"] for label in row["labels"]) == [0, 1, 5]
+    write_npz(archive, Documents(inputs, csr_array(np.ones((1, 5), np.float32))))
+    assert main(["predict", str(runs["spen"]), str(archive), "--format", "npz", "--known"]) == 2
+    assert f"{archive}: expected the 6 labels of the run, got 5" in capsys.readouterr().err
+
+
+def test_labels_of_a_data_file_are_matched_by_name(planted_run: Path) -> None:
+    run = load_run(planted_run)
+    names, texts = run.label_names, TextDocuments(("a", "b"))
+    assert names is not None
+    marks = csr_array(np.array([[1, 0, 1], [0, 0, 0]], np.float32))
+    found = listed_labels(run, Documents(texts, marks, (names[3], "of another set", names[0])), "new.npz")
+    assert found.toarray().tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    with pytest.raises(DataError, match=f"new.npz: unknown label '{names[3]}e': did you mean '{names[3]}'"):
+        listed_labels(run, Documents(texts, marks, (f"{names[3]}e", names[1], names[0])), "new.npz")
+
+
+def test_labels_in_chunks_take_no_known_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = toy_experiment(SPEN | {"label_chunk": 3}, stages=[stage("all", *ALL, epochs=1)])
+    run_toy(tmp_path / "run", experiment=experiment)
+    table = tmp_path / "new.svm"
+    table.write_text("3 0:1.5 7:2\n")
+    assert main(["predict", str(tmp_path / "run"), str(table), "--format", "svmlight", "--known"]) == 2
+    assert "labels in chunks or a shortlist: none can be known beforehand" in capsys.readouterr().err
 
 
 def test_weights_do_not_depend_on_what_evaluation_shows(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def read(
         raise DataError(f"{path}: line {first}: expected {len(layout)} columns ({', '.join(layout)}), got {len(cells)}")
     texts = TextDocuments(tuple(cells[layout.index("text")]))
     marks = cells[layout.index("labels")] if "labels" in layout else ("",) * len(rows)
-    separator = _separator(marks, known)
-    entries = [_entries(cell, f"{path}: line {line}", separator) for line, cell in enumerate(marks, first)]
+    separator = label_separator(marks, known)
+    entries = [label_entries(cell, f"{path}: line {line}", separator) for line, cell in enumerate(marks, first)]
     if extend and known is not None:
         known += _sorted_names({entry for row in entries for entry in row} - set(known))
     names, ids = _label_ids(entries, known)
@@ -92,8 +92,8 @@ def _rows(path: Path, progress: Progress | None) -> list[list[str]]:
     return rows
 
 
-def _separator(cells: Sequence[str], known: Sequence[str] | None) -> str | None:
-    """A comma, or None for blanks."""
+def label_separator(cells: Sequence[str], known: Sequence[str] | None) -> str | None:
+    """What separates the labels of these cells: a comma, or None for blanks."""
     if any("," in cell for cell in cells) or any(" " in name for name in known or ()):
         return ","
     return None
@@ -103,7 +103,12 @@ def _split(cell: str, separator: str | None) -> list[str]:
     return [part.strip() for part in cell.split(separator)] if cell.strip() else []
 
 
-def _entries(cell: str, where: str, separator: str | None) -> list[str]:
+def label_entries(cell: str, where: str, separator: str | None) -> list[str]:
+    """The labels as a cell writes them, each once.
+
+    Raises:
+        DataError: none between commas, or one again; begins with `where`.
+    """
     entries = _split(cell, separator)
     if "" in entries:
         raise DataError(f"{where}: expected a label between commas, got none in {shown(cell)}")
@@ -138,7 +143,7 @@ def _is_number(text: str) -> bool:
 
 
 def _all_known(cells: Sequence[str], known: Sequence[str]) -> bool:
-    separator = _separator(cells, known)
+    separator = label_separator(cells, known)
     entries = {entry for cell in cells for entry in _split(cell, separator)}
     by_number = _by_number(entries, known)
     return bool(entries) and entries <= set(map(str, range(len(known))) if by_number else known)
