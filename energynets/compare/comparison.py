@@ -146,6 +146,7 @@ class Comparison:
         notes: more sentences for the caption.
         decoding: what makes sets of scores, of every row.
         tested: of a table whose runs are elsewhere; None where they are here, and tested anew.
+        tuned: names of the rows whose settings a search has found.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Comparison:
     processes: int = 1
     notes: tuple[str, ...] = ()
     tested: Tested | None = None
+    tuned: tuple[str, ...] = ()
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -176,6 +178,11 @@ class Comparison:
     def together(self) -> list[str]:
         """Names of the rows some of whose seeds trained at once, in one process."""
         return [row.name for row in self.rows if any(result.get("together", 1) > 1 for result in row.results)]
+
+    @property
+    def untuned(self) -> list[str]:
+        """Names of the learned rows that ran as configured beside rows that were tuned."""
+        return [row.name for row in self.rows if self.tuned and row.learned and row.name not in self.tuned]
 
     @property
     def untested(self) -> bool:
@@ -231,6 +238,7 @@ class Comparison:
             "monitor": self.monitor,
             "processes": self.processes,
             "notes": list(self.notes),
+            "untuned": self.untuned,
             "reference": self.reference,
             "observed": dict(self.observed),
             "differences": [asdict(difference) for difference in self.differences],
@@ -313,6 +321,7 @@ def run_table(
     failed: Mapping[str, str] | None = None,
     hashed: bool = False,
     notes: tuple[str, ...] = (),
+    tuned: tuple[str, ...] = (),
     finished: bool = False,
 ) -> Comparison:
     """`compare` of experiments that were found fair.
@@ -322,6 +331,7 @@ def run_table(
         failed: name -> why this experiment cannot be run.
         hashed: run folders carry the configuration's hash: other settings have folders of their own.
         notes: sentences for the table's caption.
+        tuned: names of the experiments whose settings a search has found.
         finished: nothing is trained: the table is of the runs that are done.
 
     Raises:
@@ -381,6 +391,7 @@ def run_table(
         observed={share: choose_reference(comparison, reference, share) for share in comparison.observed},
         processes=max(processes, before),
         notes=notes,
+        tuned=tuned,
     )
     from energynets.compare.files import write
 

@@ -68,6 +68,15 @@ class Suite:
         return mean_ranks(metric, names, np.array([[found[name] for name in names] for found in values]))
 
     @property
+    def untuned(self) -> dict[str, list[str]]:
+        """Row -> the data sets on which it ran as configured beside rows that were tuned."""
+        found: dict[str, list[str]] = {}
+        for comparison in self.comparisons:
+            for name in comparison.untuned:
+                found.setdefault(name, []).append(comparison.name)
+        return found
+
+    @property
     def failures(self) -> list[str]:
         """`<data set>: <row>-seed<k>: why`, for every cell without a result."""
         return [f"{found.name}: {failure}" for found in self.comparisons for failure in found.failures]
@@ -86,6 +95,7 @@ class Suite:
             "gains": [asdict(gain) for gain in self.gains],
             "differences": [asdict(difference) for difference in self.differences],
             "tuned": {data: {row: t.to_dict() for row, t in rows.items()} for data, rows in self.tuned.items()},
+            "untuned": self.untuned,
             "failures": self.failures,
         }
 
@@ -187,6 +197,7 @@ def compare_plan(
                     failed={name: result.failure for name, result in found.items() if result.failure},
                     hashed=True,
                     notes=_notes(plan, tuned[data]),
+                    tuned=tuple(tuned[data]),
                     finished=finished,
                 )
             )
@@ -206,7 +217,7 @@ def _notes(plan: Plan, tuned: Mapping[str, Tuned]) -> tuple[str, ...]:
     runs = f" of {tuning.seeds} seeds" if tuning.seeds > 1 else ""
     lines = [
         f"Tuned on validation by {tuning.metric}, {budget}{runs} each, under other seeds than these: "
-        f"{', '.join(tuned)}; the other rows are as configured."
+        f"{', '.join(tuned)}."
     ]
     for name, found in tuned.items():
         if found.best is not None:

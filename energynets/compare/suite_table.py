@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from energynets.compare.statistics import LEVEL, MARKS, MIN_SEEDS, full_title, known
-from energynets.compare.table import differences_markdown, gains_markdown, p_text
+from energynets.compare.table import UNTUNED, differences_markdown, gains_markdown, p_text
 from energynets.metrics import split_name
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ def tested_text(suite: Suite) -> str:
     )
 
 
+def untuned_text(suite: Suite) -> str:
+    """Which rows were not tuned where others were, and on which data sets if not on all; nothing without any."""
+    sets = len(suite.comparisons)
+    rows = [name if len(on) == sets else f"{name} on {', '.join(on)}" for name, on in suite.untuned.items()]
+    return f"{UNTUNED}: {'; '.join(rows)}." if rows else ""
+
+
 def to_markdown(suite: Suite) -> str:
     """table.md over all data sets: each metric, what the energy adds, then every difference."""
     lines = [f"# {suite.name}\n"]
@@ -86,6 +93,8 @@ def to_markdown(suite: Suite) -> str:
         f"{tested_text(suite)}  \nMetrics on test, times 100, mean over seeds; spreads and costs are in each data "
         "set's own table."
     )
+    if untuned := untuned_text(suite):
+        lines.append(untuned)
     lines += [f"Failed: {failure}." for failure in suite.failures]
     text = "\n".join(lines) + "\n" + gains_markdown(suite.gains)
     for comparison in suite.comparisons:

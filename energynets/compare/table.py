@@ -31,6 +31,8 @@ from energynets.metrics import DECODERS, observed_name, split_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+UNTUNED = "Not tuned, where other rows were (losing to those may be the lack of a search)"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -127,7 +129,10 @@ def caption(comparison: Comparison) -> list[str]:
     lines.append(f"F1 is f1_example under {DECODERS[comparison.decoding].words}; beside it the same at 0.5.")
     if any(row.kind == "bayes_optimal" for row in comparison.rows):
         lines.append("Bayes-optimal is the exact posterior of the planted data: what no model beats on average.")
-    lines += [*comparison.notes, *explain(comparison)]
+    lines += comparison.notes
+    if comparison.untuned:
+        lines.append(f"{UNTUNED}: {', '.join(comparison.untuned)}.")
+    lines += explain(comparison)
     if at_once := comparison.together:
         lines.append(
             f"Seeds that trained at once, seconds a share of theirs, memory that of all: {', '.join(at_once)}."

@@ -47,6 +47,15 @@ def test_each_data_set_has_its_page_and_each_metric_its_table(html: str) -> None
     assert html.count("<u>") == 10, "the reference of each set, in each metric"
 
 
+def test_rows_that_were_not_tuned_where_others_were_are_named(tmp_path: Path, html: str) -> None:
+    suite = suite_of(tmp_path, "one", "two")
+    one, two = suite.comparisons
+    one = dataclasses.replace(one, tuned=("spen", "icnn", "twin"))
+    found = to_html(dataclasses.replace(suite, comparisons=(one, two)))
+    assert "Not tuned, where other rows were (losing to those may be the lack of a search): linear on one." in found
+    assert "Not tuned" not in html
+
+
 def test_dollar_signs_are_no_formula(tmp_path: Path) -> None:
     html = to_html(suite_of(tmp_path, r"$\foo$"))
     assert r">$\foo$</text>" in html[html.index("<svg") :]

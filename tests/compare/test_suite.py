@@ -138,6 +138,24 @@ def test_tables_of_each_data_set_and_over_all(tmp_path: Path, trials: Trials) ->
     assert {difference.data for difference in suite.differences} == {"one", "two"}
 
 
+def test_rows_that_were_not_tuned_where_others_were_are_named(tmp_path: Path, trials: Trials) -> None:
+    path, said = write_files(tmp_path), "Not tuned, where other rows were (losing to those may be the lack of a search)"
+    carry_out(tmp_path, "tuned")
+    assert said not in (tmp_path / "tuned" / "one" / "table.md").read_text()
+    assert said not in (tmp_path / "tuned" / "table.md").read_text()
+    rows = "  - {config: cnn.yaml, name: plain}\n  - {config: spen.yaml, name: odd, only: [two]}\nlinear: false"
+    path.write_text(path.read_text().replace("linear: false", rows))
+    into = str(tmp_path / "c")
+    done = CliRunner().invoke(app, ["compare", str(path), "--seeds", "1", "--folder", into])
+    assert done.exit_code == 0, done.output
+    expected = {"one": f"{said}: plain.", "two": f"{said}: plain, odd.", ".": f"{said}: plain; odd on two."}
+    for data, line in expected.items():
+        assert line in (tmp_path / "c" / data / "table.md").read_text()
+        assert line in done.output, "on the terminal too"
+    one, both = (json.loads((tmp_path / "c" / where / "results.json").read_text()) for where in ("one", "."))
+    assert (one["untuned"], both["untuned"]) == (["plain"], {"plain": ["one", "two"], "odd": ["two"]})
+
+
 def test_interrupted_it_goes_on_and_processes_change_nothing(tmp_path: Path, trials: Trials) -> None:
     carry_out(tmp_path, "whole")
     whole = len(trials.ran)

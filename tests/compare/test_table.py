@@ -52,6 +52,12 @@ def test_a_row_with_one_seed_so_far_is_not_called_seedless(tmp_path: Path) -> No
     assert "Run once, as no seed changes them: floor, linear, ceiling." in said
 
 
+def test_neither_floor_nor_ceiling_could_have_been_tuned(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    assert found.untuned == [], "nothing is tuned"
+    assert dataclasses.replace(found, tuned=("spen",)).untuned == ["linear"]
+
+
 def test_the_caption_names_the_decoder(tmp_path: Path) -> None:
     assert "F1 is f1_example under one global threshold for each run" in to_markdown(comparison(tmp_path))
     expected = dataclasses.replace(comparison(tmp_path), decoding="expected_f1")

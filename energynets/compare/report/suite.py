@@ -8,7 +8,7 @@ from energynets.compare import plots
 from energynets.compare.report.page import render
 from energynets.compare.report.tables import difference_cells
 from energynets.compare.statistics import MARKS, full_title, known
-from energynets.compare.suite_table import metric_tables, tested_text
+from energynets.compare.suite_table import metric_tables, tested_text, untuned_text
 from energynets.metrics import split_name
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def to_html(suite: Suite) -> str:
         "tables": list(metric_tables(suite)),
         "marks": MARKS,
         "tested": tested_text(suite),
+        "untuned": untuned_text(suite),
         "created": max(comparison.created for comparison in suite.comparisons),
     }
     return render("suite.html", f"{suite.name}: {len(suite.comparisons)} data sets", context)
