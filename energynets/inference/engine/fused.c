@@ -41,21 +41,27 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------------------ products of documents */
 
-/* out (rows, 2 vectors or 1) += left right. Not inlined: each is a dozen kernels. */
+/* out (rows, 2 vectors or 1) = kept from + left right. Not inlined: each is a dozen kernels. */
 static __attribute__((noinline)) void product(int64_t vecs, int64_t rows, int64_t n, const real *left, int64_t left_row,
-                                              int64_t left_step, const real *right, int64_t right_row, real *out,
-                                              int64_t out_row) {
-    if (vecs > 1) spread_all(2, rows, n, left, left_row, left_step, BLOCK * left_row, right, right_row, out, out_row, 1);
-    else spread_all(1, rows, n, left, left_row, left_step, BLOCK * left_row, right, right_row, out, out_row, 1);
+                                              int64_t left_step, const real *right, int64_t right_row, const real *from,
+                                              real *out, int64_t out_row, real kept) {
+    int64_t block = BLOCK * left_row;
+    if (vecs > 1) spread_all(2, rows, n, left, left_row, left_step, block, right, right_row, from, out, out_row, kept);
+    else spread_all(1, rows, n, left, left_row, left_step, block, right, right_row, from, out, out_row, kept);
 }
 
-/* out (rows, width) += x matrix; x (rows, n), the matrix (n, width) packed: W columns at a time, LANES in the end. */
-static void multiply(int64_t rows, int64_t n, int64_t width, const real *x, int64_t x_row, const real *matrix, real *out,
-                     int64_t out_row) {
+/* out (rows, width) = kept from + x matrix; x (rows, n), the matrix (n, width) packed: W columns at a time, then LANES. */
+static void multiply_from(const real *from, real kept, int64_t rows, int64_t n, int64_t width, const real *x, int64_t x_row,
+                          const real *matrix, real *out, int64_t out_row) {
     for (int64_t c = 0; c < width; c += W) {
         int64_t w = least(width - c, W);
-        product(w / LANES, rows, n, x, x_row, 1, matrix + c * n, w, out + c, out_row);
+        product(w / LANES, rows, n, x, x_row, 1, matrix + c * n, w, from + c, out + c, out_row, kept);
     }
+}
+
+static void multiply(int64_t rows, int64_t n, int64_t width, const real *x, int64_t x_row, const real *matrix, real *out,
+                     int64_t out_row) {
+    multiply_from(out, 1, rows, n, width, x, x_row, matrix, out, out_row);
 }
 
 /* grad (n, width), packed, += x^T y; x (rows, n), y (rows, width). */
@@ -69,7 +75,7 @@ static void outer(int64_t rows, int64_t n, int64_t width, const real *x, int64_t
             by_groups(rows, W, right, y_row, group, 0);
             right = group, right_row = W;
         }
-        product(w / LANES, n, rows, x, 1, x_row, right, right_row, grad + c * n, w);
+        product(w / LANES, n, rows, x, 1, x_row, right, right_row, grad + c * n, grad + c * n, w, 1);
     }
 }
 
@@ -307,11 +313,15 @@ static void load_block(const Problem *p, const Layout *l, Block *b) {
 static void spread_labels(const Problem *p, const Layout *l, const Block *b, int64_t step, const real *n, int as_labels) {
     int64_t size = b->count * l->labels;
     real a = (real)p->factors[0][step], other = p->bases > 1 ? (real)p->factors[1][step] : 0;
-    for (int64_t c = 0; c < size; c += LANES) {
-        vec z = a * *at(b->base[0] + c);
-        *at(b->y + c) = p->bases > 1 ? z + other * *at(b->base[1] + c) : z;
+    const real *from = b->base[0];
+    if (p->bases > 1 || !n) {
+        for (int64_t c = 0; c < size; c += LANES) {
+            vec z = a * *at(b->base[0] + c);
+            *at(b->y + c) = p->bases > 1 ? z + other * *at(b->base[1] + c) : z;
+        }
+        from = b->y, a = 1;
     }
-    if (n) multiply(b->count, l->measured, l->labels, n, l->measured, l->rows, b->y, l->labels);
+    if (n) multiply_from(from, a, b->count, l->measured, l->labels, n, l->measured, l->rows, b->y, l->labels);
     if (!as_labels) return;
     for (int64_t c = 0; c < size; c += LANES) *at(b->y + c) = vector_sigmoid(*at(b->y + c));
     if (p->known)
@@ -410,8 +420,7 @@ static void backward_block(const Problem *p, const Layout *l, Block *b, const Gr
             outer(b->count, l->measured, l->labels, later, l->measured, b->dz, l->labels, grads);
             outer(b->count, l->measured, l->labels, dm, l->measured, b->y, l->labels, grads);
         }
-        memset(b->dz, 0, (size_t)labels * sizeof(real));
-        multiply(b->count, l->measured, l->labels, dm, l->measured, l->rows, b->dz, l->labels);
+        multiply_from(b->y, 0, b->count, l->measured, l->labels, dm, l->measured, l->rows, b->dz, l->labels);
         for (int64_t c = 0; c < labels; c += LANES) {
             vec y = *at(b->y + c), bar = *at(b->dz + c) * y * ((real)1 - y);
             *at(b->dz + c) = bar; /* 0 where y is known */

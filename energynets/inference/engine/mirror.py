@@ -18,6 +18,7 @@ Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -79,11 +80,16 @@ class MirrorPlan:
         self.segment = self.steps if self.memory is None else math.ceil(self.steps / self.memory)
         # n_{t+1} is scale s_t and what is left of n_t.
         self.scales = [-size for size in self.step_sizes]
-        self.mean_field = (
-            not self.learned and self.momentum == 0 and all(bool(size * self.tau == 1) for size in self.step_sizes)
-        )
 
-        self.plain = len(self.factors) == 1 and all(_is(factor, 1) for factor in self.factors[0])
+    @functools.cached_property
+    def mean_field(self) -> bool:
+        """Whether each step forgets n_t."""
+        return not self.learned and self.momentum == 0 and all(bool(size * self.tau == 1) for size in self.step_sizes)
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether the one base is in every z_t as it is."""
+        return len(self.factors) == 1 and all(_is(factor, 1) for factor in self.factors[0])
 
     def base(self, step: int, bases: Sequence[Tensor], out: Tensor) -> Tensor:
         """a_t z_0 + b_t phi (B, L): in `out`, or a base itself where that is all there is to it."""

@@ -37,14 +37,14 @@ static inline real across(vec x) {
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* out[i][c] = kept out[i][c] + sum_j left[i][j] right[j][c], i < r, c < vecs * LANES. */
+/* out[i][c] = kept from[i][c] + sum_j left[i][j] right[j][c], i < r, c < vecs * LANES; `from`, maybe `out`, lies as it does. */
 INLINE void spread_rows(const int r, const int vecs, int64_t n, const real *left, int64_t left_row, int64_t left_step,
-                        const real *right, int64_t right_row, real *out, int64_t out_row, real kept) {
+                        const real *right, int64_t right_row, const real *from, real *out, int64_t out_row, real kept) {
     vec sum[BLOCK][2];
     UNROLL
     for (int i = 0; i < r; i++)
         UNROLL
-        for (int v = 0; v < vecs; v++) sum[i][v] = kept * *at(out + i * out_row + v * LANES);
+        for (int v = 0; v < vecs; v++) sum[i][v] = kept * *at(from + i * out_row + v * LANES);
     for (int64_t j = 0; j < n; j++, left += left_step, right += right_row) {
         vec first = *at(right), second = vecs > 1 ? *at(right + LANES) : first;
         UNROLL
@@ -61,10 +61,12 @@ INLINE void spread_rows(const int r, const int vecs, int64_t n, const real *left
 
 /* The same of any number of rows; from one BLOCK of them to the next it is `left_block`. */
 INLINE void spread_all(const int vecs, int64_t rows, int64_t n, const real *left, int64_t left_row, int64_t left_step,
-                       int64_t left_block, const real *right, int64_t right_row, real *out, int64_t out_row, real kept) {
+                       int64_t left_block, const real *right, int64_t right_row, const real *from, real *out,
+                       int64_t out_row, real kept) {
 #define ROWS(r) \
-    case r: spread_rows(r, vecs, n, left, left_row, left_step, right, right_row, out, out_row, kept); break;
-    for (int64_t i = 0; i < rows; i += BLOCK, left += left_block, out += BLOCK * out_row) switch (least(rows - i, BLOCK)) {
+    case r: spread_rows(r, vecs, n, left, left_row, left_step, right, right_row, from, out, out_row, kept); break;
+    for (int64_t i = 0, step = BLOCK * out_row; i < rows; i += BLOCK, left += left_block, from += step, out += step)
+        switch (least(rows - i, BLOCK)) {
             ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
 #if BLOCK > 6
             ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
@@ -76,7 +78,7 @@ INLINE void spread_all(const int vecs, int64_t rows, int64_t n, const real *left
 /* out (rows, W) = kept out + left^T right; left in blocks of BLOCK columns, (n, BLOCK) each. */
 static inline void spread_into(int64_t rows, int64_t n, const real *left, const real *right, int64_t right_row, real *out,
                                int64_t out_row, real kept) {
-    spread_all(2, rows, n, left, 1, BLOCK, n * BLOCK, right, right_row, out, out_row, kept);
+    spread_all(2, rows, n, left, 1, BLOCK, n * BLOCK, right, right_row, out, out, out_row, kept);
 }
 
 static inline void spread(int64_t rows, int64_t n, const real *left, const real *right, real *out) {
@@ -86,8 +88,8 @@ static inline void spread(int64_t rows, int64_t n, const real *left, const real 
 /* out (rows, documents) = kept out + left right, documents along one vector or two; left as it lies, either way round. */
 static inline void spread_documents(int64_t vecs, int64_t rows, int64_t n, const real *left, int64_t left_row,
                                     int64_t left_step, const real *right, real *out, real kept) {
-    if (vecs > 1) spread_all(2, rows, n, left, left_row, left_step, BLOCK * left_row, right, W, out, W, kept);
-    else spread_all(1, rows, n, left, left_row, left_step, BLOCK * left_row, right, LANES, out, LANES, kept);
+    if (vecs > 1) spread_all(2, rows, n, left, left_row, left_step, BLOCK * left_row, right, W, out, out, W, kept);
+    else spread_all(1, rows, n, left, left_row, left_step, BLOCK * left_row, right, LANES, out, out, LANES, kept);
 }
 
 /* Vectors that documents from b on take: those of a batch come W at a time, the last of them LANES if they are few. */

@@ -23,7 +23,8 @@ extern int omp_get_num_threads(void);
 #ifdef ENERGYNETS_DOUBLE
 typedef double real;
 typedef int64_t word;
-#define EXP_TERMS 13
+#define EXP_TERMS {1. / 6227020800, 1. / 479001600, 1. / 39916800, 1. / 3628800, 1. / 362880, 1. / 40320, 1. / 5040, \
+                   1. / 720, 1. / 120, 1. / 24, 1. / 6, .5, 1, 1} /* Taylor's */
 #define LOG_TERMS 17
 #define MANTISSA 52
 #define ROUND 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to whole numbers */
@@ -33,7 +34,7 @@ typedef int64_t word;
 #else
 typedef float real;
 typedef int32_t word;
-#define EXP_TERMS 7
+#define EXP_TERMS {1.38145992e-3f, 8.36871669e-3f, 4.16683882e-2f, 1.66665211e-1f, 4.99999940e-1f, 1, 1} /* off by 4e-9 */
 #define LOG_TERMS 8
 #define MANTISSA 23
 #define ROUND 12582912.0f
@@ -73,24 +74,36 @@ static inline void *allocate(int64_t numbers) { /* zeros, on a cache line's boun
     return memset(memory, 0, bytes);
 }
 
-static const double FACTORIAL[] = {1,     1,      2,       6,        24,        120,        720,
-                                   5040., 40320., 362880., 3628800., 39916800., 479001600., 6227020800.};
-
 static inline vec vector_exp(vec x) { /* x <= EXP_MAX; the relative error is a few units in the last place */
+    static const real terms[] = EXP_TERMS; /* of r^n down to r^0, |r| <= log(2) / 2 */
     x = at_least(-EXP_MAX, x);
     vec shifted = x * fill((real)1.44269504088896340736) + ROUND;
     vec whole = shifted - ROUND;
     vec r = (x - whole * LN2_HIGH) - whole * LN2_LOW;
-    vec sum = fill((real)(1 / FACTORIAL[EXP_TERMS]));
+    vec sum = fill(terms[0]);
     UNROLL
-    for (int i = EXP_TERMS - 1; i >= 0; i--) sum = sum * r + (real)(1 / FACTORIAL[i]);
+    for (size_t i = 1; i < sizeof(terms) / sizeof(real); i++) sum = sum * r + terms[i];
+#if defined(__AVX512F__) && defined(ENERGYNETS_DOUBLE)
+    return (vec)_mm512_scalef_pd((__m512d)sum, (__m512d)whole);
+#elif defined(__AVX512F__)
+    return (vec)_mm512_scalef_ps((__m512)sum, (__m512)whole);
+#else
     /* The whole number stands in the low bits of `shifted`; x - x keeps a NaN one. */
     return (vec)((words)sum + ((words)shifted << MANTISSA)) + (x - x);
+#endif
 }
 
-static inline vec vector_sigmoid(vec x) {
-    return (real)1 / ((real)1 + vector_exp(-at_least(-EXP_MAX, x)));
+/* 1 / x of a normal number: the processor's 14 bits and one step of Newton's take half of a division's time. */
+static inline vec reciprocal(vec x) {
+#if defined(__AVX512F__) && !defined(ENERGYNETS_DOUBLE)
+    vec near = (vec)_mm512_rcp14_ps((__m512)x);
+    return near * ((real)2 - x * near);
+#else
+    return (real)1 / x;
+#endif
 }
+
+static inline vec vector_sigmoid(vec x) { return reciprocal((real)1 + vector_exp(-at_least(-EXP_MAX, x))); }
 
 static inline vec vector_softplus(vec x) { /* max(x, 0) + log(1 + e), e = exp(-|x|), log(1 + e) = 2 atanh(e / (2 + e)) */
     vec magnitude = choose(x < 0, -x, x);
