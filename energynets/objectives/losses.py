@@ -7,10 +7,10 @@ from types import UnionType
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from energynets.energies import Box, Domain, Simplex
 from energynets.errors import ConfigError, nearest
+from energynets.objectives.cross_entropy import cross_entropy
 from energynets.objectives.expected_f1 import expected_f1
 
 LABELS = Box()
@@ -19,7 +19,7 @@ LABELS = Box()
 def bce(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:
     """Binary cross-entropy, -sum_i [t_i log y_i + (1 - t_i) log(1 - y_i)], y = sigmoid(z)."""
     _expect(domain, Box, "bce", "softmax for categorical variables, mse for numbers")
-    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(len(logits), 1)
+    return cross_entropy(logits, targets, 1 / max(len(logits), 1))
 
 
 def softmax(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tensor:

@@ -84,7 +84,11 @@ class MirrorPlan:
     @functools.cached_property
     def mean_field(self) -> bool:
         """Whether each step forgets n_t."""
-        return not self.learned and self.momentum == 0 and all(bool(size * self.tau == 1) for size in self.step_sizes)
+        return (
+            not self.learned
+            and bool(self.momentum == 0)
+            and all(bool(size * self.tau == 1) for size in self.step_sizes)
+        )
 
     @functools.cached_property
     def plain(self) -> bool:

@@ -1,4 +1,4 @@
-"""C code compiled where it runs, once: the fused descent, the passes between products, those over many labels."""
+"""C code compiled where it runs, once: the descent, passes between products and over many labels, a loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from pathlib import Path
 
 import torch
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("fused.c", "passes.c", "label_native.c", "row_products.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(f"{name}.c")
+    for name in ("fused", "passes", "label_native", "row_products", "cross_entropy")
+)
 _HEADERS = tuple(Path(__file__).with_name(name) for name in ("vector.h", "products.h"))
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
 _DEFINES = {torch.float32: (), torch.float64: ("-DENERGYNETS_DOUBLE",)}
@@ -54,7 +57,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | str:
         loaded = ctypes.CDLL(str(path))
     except (OSError, _Unavailable) as error:
         return str(error)
-    loaded.saved_size.restype = ctypes.c_int64
+    loaded.saved_size.restype, loaded.cross_entropy.restype = ctypes.c_int64, ctypes.c_double
     return loaded
 
 

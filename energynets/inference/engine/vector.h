@@ -105,13 +105,17 @@ static inline vec reciprocal(vec x) {
 
 static inline vec vector_sigmoid(vec x) { return reciprocal((real)1 + vector_exp(-at_least(-EXP_MAX, x))); }
 
-static inline vec vector_softplus(vec x) { /* max(x, 0) + log(1 + e), e = exp(-|x|), log(1 + e) = 2 atanh(e / (2 + e)) */
-    vec magnitude = choose(x < 0, -x, x);
-    vec e = vector_exp(-magnitude);
+static inline vec magnitude(vec x) { return choose(x < 0, -x, x); }
+
+static inline vec vector_log1p(vec e) { /* log(1 + e) = 2 atanh(e / (2 + e)), 0 <= e <= 1 */
     vec w = e / (e + (real)2), square = w * w, sum = fill((real)(1.0 / (2 * LOG_TERMS + 1)));
     UNROLL
     for (int i = LOG_TERMS - 1; i >= 0; i--) sum = sum * square + (real)(1.0 / (2 * i + 1));
-    return choose(x < 0, fill(0), x) + (w + w) * sum;
+    return (w + w) * sum;
+}
+
+static inline vec vector_softplus(vec x) { /* max(x, 0) + log(1 + exp(-|x|)) */
+    return choose(x < 0, fill(0), x) + vector_log1p(vector_exp(-magnitude(x)));
 }
 
 #endif
