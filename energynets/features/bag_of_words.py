@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
@@ -139,7 +138,7 @@ class SparseLinear(nn.Module):
 
 
 class _SparseProduct(torch.autograd.Function):
-    """X W, and for the backward pass X^T g over the transposed rows: no atomics, the same bits on every run."""
+    """X W, and for the backward pass X^T g, such a product itself: no atomics, the same bits on every run."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, columns: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
@@ -148,7 +147,6 @@ class _SparseProduct(torch.autograd.Function):
         return _rows_times(columns, values, offsets, weight)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient_BH: Tensor) -> tuple[Tensor, None, None, None]:
         columns, values, offsets = ctx.saved_tensors
         counts = offsets.diff()
@@ -156,7 +154,8 @@ class _SparseProduct(torch.autograd.Function):
         rows = torch.repeat_interleave(rows, counts, output_size=len(columns))  # or CUDA waits to know the size
         ordered, by_column = torch.sort(columns, stable=True)
         starts = torch.searchsorted(ordered, torch.arange(ctx.num_columns + 1, device=columns.device))
-        return _rows_times(rows[by_column], values[by_column], starts, gradient_BH.contiguous()), None, None, None
+        found = _SparseProduct.apply(gradient_BH.contiguous(), rows[by_column], values[by_column], starts)
+        return found, None, None, None
 
 
 def _rows_times(columns: Tensor, values: Tensor, offsets: Tensor, matrix: Tensor) -> Tensor:

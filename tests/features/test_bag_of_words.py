@@ -61,6 +61,7 @@ def test_gradcheck(density) -> None:
     network = BagOfWords(20, hidden=(3,), activation="tanh").double().eval()
     table = table_of(density, columns=20)
     assert torch.autograd.gradcheck(lambda *_: network(table), list(network.parameters()))
+    assert torch.autograd.gradgradcheck(lambda *_: network(table), list(network.parameters()))
 
 
 @every_density

@@ -93,7 +93,7 @@ static inline vec vector_exp(vec x) { /* x <= EXP_MAX; the relative error is a f
 #endif
 }
 
-/* 1 / x of a normal number: the processor's 14 bits and one step of Newton's take half of a division's time. */
+/* 1 / x of a normal number: 14 bits of the processor's and one step of Newton's. */
 static inline vec reciprocal(vec x) {
 #if defined(__AVX512F__) && !defined(ENERGYNETS_DOUBLE)
     vec near = (vec)_mm512_rcp14_ps((__m512)x);
