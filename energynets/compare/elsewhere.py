@@ -85,7 +85,9 @@ def _other(found: Comparison, experiments: Sequence[Experiment], seeds: Sequence
     for name in dict.fromkeys((*wanted, *rows)):
         if name not in rows or name not in wanted:
             return f"only {'it' if name in rows else 'the comparison'} has a row {name!r}"
-        if Experiment.from_tree(parse_yaml(rows[name].config, name)).hash() != wanted[name].hash():
+        source = f"{found.folder / 'results.json'}: config of {name}"
+        there_as = Experiment.from_tree(parse_yaml(rows[name].config, source), source=source)
+        if there_as.hash() != wanted[name].hash():
             return f"its row {name!r} had other settings"
         there = [result["seed"] for result in rows[name].results]
         needed = list(seeds[:1] if wanted[name].model.kind in DETERMINISTIC else seeds)

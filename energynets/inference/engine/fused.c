@@ -420,6 +420,7 @@ static void backward_block(const Problem *p, const Layout *l, Block *b, const Gr
             outer(b->count, l->measured, l->labels, later, l->measured, b->dz, l->labels, grads);
             outer(b->count, l->measured, l->labels, dm, l->measured, b->y, l->labels, grads);
         }
+        /* y, which is finite, is only a place to start from. */
         multiply_from(b->y, 0, b->count, l->measured, l->labels, dm, l->measured, l->rows, b->dz, l->labels);
         for (int64_t c = 0; c < labels; c += LANES) {
             vec y = *at(b->y + c), bar = *at(b->dz + c) * y * ((real)1 - y);
