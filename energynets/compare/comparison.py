@@ -170,9 +170,17 @@ class Comparison:
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
         """Every learned row against the reference, in every headline metric, at every share of the labels shown."""
-        from energynets.compare.statistics import differences
+        from energynets.compare.statistics import corrected, of_table
 
-        return differences([self])
+        return corrected(of_table(self))
+
+    @functools.cached_property
+    def gains(self) -> tuple[Difference, ...]:
+        """The best energy against the best classifier on its features, in every headline metric."""
+        from energynets.compare.gains import of_table
+        from energynets.compare.statistics import corrected
+
+        return corrected(of_table(self))
 
     @property
     def together(self) -> list[str]:
@@ -197,7 +205,6 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As results.json."""
-        from energynets.compare.gains import gains
         from energynets.metrics import observed_name
 
         rows = []
@@ -242,7 +249,7 @@ class Comparison:
             "reference": self.reference,
             "observed": dict(self.observed),
             "differences": [asdict(difference) for difference in self.differences],
-            "gains": [asdict(gain) for gain in gains([self])],
+            "gains": [asdict(gain) for gain in self.gains],
             "rows": rows,
         }
 

@@ -18,10 +18,11 @@ def gains(comparisons: Sequence[Comparison]) -> tuple[Difference, ...]:
     classifier that was chosen for its F1 would be cheap. Neither side is chosen on test, and Holm's correction is over
     these differences alone, which are few. Nothing of a table without such a pair.
     """
-    return corrected([gain for comparison in comparisons for gain in _of_table(comparison)])
+    return corrected([gain for comparison in comparisons for gain in comparison.gains])
 
 
-def _of_table(comparison: Comparison) -> list[Difference]:
+def of_table(comparison: Comparison) -> list[Difference]:
+    """Those of one table, not corrected, or as they were tested where its runs are."""
     if comparison.tested is not None:
         return list(comparison.tested.gains)
     metrics = (metric for share in shares(comparison) for metric in headline(comparison, share))

@@ -139,7 +139,7 @@ def best_on_validation(rows: Iterable[Row], *metrics: str) -> Row | None:
 
 def differences(comparisons: Sequence[Comparison]) -> tuple[Difference, ...]:
     """Every learned row against the reference of its table, in every headline metric, corrected over all of them."""
-    return corrected([difference for comparison in comparisons for difference in _of_table(comparison)])
+    return corrected([difference for comparison in comparisons for difference in comparison.differences])
 
 
 def corrected(found: Sequence[Difference]) -> tuple[Difference, ...]:
@@ -169,7 +169,8 @@ class _Pairs:
     documents_N: np.ndarray | None
 
 
-def _of_table(comparison: Comparison) -> list[Difference]:
+def of_table(comparison: Comparison) -> list[Difference]:
+    """Those of one table, not corrected, or as they were tested where its runs are."""
     if comparison.tested is not None:
         return list(comparison.tested.differences)
     pairs = [found for share in shares(comparison) for found in _pairs_at(comparison, share)]

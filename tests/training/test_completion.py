@@ -559,6 +559,16 @@ def test_evaluate_and_predict_from_the_command_line(planted_run: Path, capsys: p
     assert len(second.split("\t")) == 2
 
 
+def refused(run: Path, name: str, content: str, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """What is said of a wrong file, NAME standing for the run's first label in it and in what is said."""
+    names = load_run(run).label_names
+    assert names is not None
+    source = run.parent / name
+    source.write_text(content.replace("NAME", names[0]))
+    assert main(["predict", str(run), str(source), *options]) == 2
+    return capsys.readouterr().err.replace(names[0], "NAME")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -574,12 +584,7 @@ def test_evaluate_and_predict_from_the_command_line(planted_run: Path, capsys: p
 def test_mistakes_in_json_lines_are_named(
     line: str, expected: str, planted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = load_run(planted_run).label_names
-    assert names is not None
-    source = planted_run.parent / "new.jsonl"
-    source.write_text('{"text": "w00012"}\n' + line.replace("NAME", names[0]) + "\n")
-    assert main(["predict", str(planted_run), str(source)]) == 2
-    assert expected.replace("NAME", names[0]) in capsys.readouterr().err
+    assert expected in refused(planted_run, "new.jsonl", '{"text": "w00012"}\n' + line + "\n", capsys)
 
 
 def test_json_lines_of_a_table(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -660,13 +665,8 @@ def test_a_column_of_known_labels_says_what_json_lines_say(
 def test_mistakes_in_a_column_of_known_labels_are_named(
     content: str, expected: str, planted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = load_run(planted_run).label_names
-    assert names is not None
-    source = planted_run.parent / "new.tsv"
-    source.write_text(content.replace("NAME", names[0]))
-    assert main(["predict", str(planted_run), str(source), "--known"]) == 2
-    told = capsys.readouterr().err
-    assert expected.replace("NAME", names[0]) in told
+    told = refused(planted_run, "new.tsv", content, capsys, "--known")
+    assert expected in told
     assert told.count("\n") == 1
     assert main(["predict", str(planted_run), "-", "--format", "jsonl", "--known"]) == 2
     assert "JSON lines have a field `known` of their own" in capsys.readouterr().err

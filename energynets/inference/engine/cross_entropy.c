@@ -20,23 +20,14 @@ static inline vec of_labels(vec z, vec t, real scale, vec *slope) {
 static double share_of_sum(const CrossEntropy *p, int64_t first, int64_t end) {
     double total = 0;
     real scale = (real)p->scale;
-    for (; first < end; first += TILE) {
+    while (first < end) {
         vec sum = fill(0), slope;
-        int64_t count = end - first < TILE ? end - first : TILE, i = 0;
-        const real *logits = p->logits + first, *targets = p->targets + first;
-        for (; i + LANES <= count; i += LANES) {
-            sum += of_labels(*(const loose *)(logits + i), *(const loose *)(targets + i), scale, &slope);
-            if (p->slope) *(loose *)(p->slope + first + i) = slope;
-        }
-        if (i < count) {
-            real z[VECTOR_BYTES / sizeof(real)] = {0}, t[VECTOR_BYTES / sizeof(real)] = {0};
-            memcpy(z, logits + i, (size_t)(count - i) * sizeof(real));
-            memcpy(t, targets + i, (size_t)(count - i) * sizeof(real));
-            vec loss = of_labels(*(const loose *)z, *(const loose *)t, scale, &slope);
-            for (int64_t j = 0; j < count - i; j++) {
-                total += loss[j];
-                if (p->slope) p->slope[first + i + j] = slope[j];
-            }
+        for (int64_t last = least(first + TILE, end), n; first < last; first += n) {
+            n = least(last - first, LANES);
+            vec loss = of_labels(load(p->logits + first, n), load(p->targets + first, n), scale, &slope);
+            for (int64_t j = n; j < LANES; j++) loss[j] = 0;
+            sum += loss;
+            if (p->slope) store(p->slope + first, slope, n);
         }
         for (int64_t j = 0; j < LANES; j++) total += sum[j];
     }
@@ -45,19 +36,18 @@ static double share_of_sum(const CrossEntropy *p, int64_t first, int64_t end) {
 
 double cross_entropy(const CrossEntropy *p) {
     double total = 0, sums[p->threads];
-    int64_t used = 1;
+    for (int64_t thread = 0; thread < p->threads; thread++) sums[thread] = 0;
 #ifdef _OPENMP
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1 && p->count > 4 * TILE)
 #endif
     {
-        int64_t thread = 0, threads = 1, tiles = (p->count + TILE - 1) / TILE;
+        int64_t thread = 0, first, end;
 #ifdef _OPENMP
-        thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        thread = omp_get_thread_num();
 #endif
-        int64_t end = tiles * (thread + 1) / threads * TILE;
-        sums[thread] = share_of_sum(p, tiles * thread / threads * TILE, end < p->count ? end : p->count);
-        if (!thread) used = threads;
+        share_of(p->count, TILE, &first, &end);
+        sums[thread] = share_of_sum(p, first, end);
     }
-    for (int64_t thread = 0; thread < used; thread++) total += sums[thread]; /* in order: two runs give the same bits */
+    for (int64_t thread = 0; thread < p->threads; thread++) total += sums[thread]; /* in order: two runs give the same bits */
     return total * p->scale;
 }

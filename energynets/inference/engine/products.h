@@ -16,17 +16,6 @@
 #endif
 
 static inline int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* The labels of a thread: whole tiles. */
-static inline void share_of(int64_t labels, int64_t tile, int64_t *first, int64_t *end) {
-    int64_t thread = 0, threads = 1, tiles = (labels + tile - 1) / tile;
-#ifdef _OPENMP
-    thread = omp_get_thread_num(), threads = omp_get_num_threads();
-#endif
-    *first = least(tiles * thread / threads * tile, labels);
-    *end = least(tiles * (thread + 1) / threads * tile, labels);
-}
 
 static inline real across(vec x) {
     UNROLL

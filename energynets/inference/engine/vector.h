@@ -1,4 +1,5 @@
-/* Whole vectors of numbers, and the elementary functions on them: the vector extensions of GCC and Clang. Memory for them. */
+/* Whole vectors of numbers, and the elementary functions on them: the vector extensions of GCC and Clang. Memory for them,
+ * and what of them is a thread's. */
 #ifndef ENERGYNETS_VECTOR_H
 #define ENERGYNETS_VECTOR_H
 
@@ -50,6 +51,7 @@ typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(VECTOR_BYTES)
 typedef real loose __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias)); /* anywhere in memory */
 typedef word words __attribute__((vector_size(VECTOR_BYTES)));
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline vec *at(const real *x) { return (vec *)x; }
 static inline vec fill(real x) { return x - (vec){0}; }
 static inline vec choose(words where, vec x, vec y) { return (vec)((where & (words)x) | (~where & (words)y)); }
@@ -66,6 +68,33 @@ static inline vec at_least(real least, vec x) { return (vec)_mm256_max_ps((__m25
 #else
 static inline vec at_least(real least, vec x) { return choose(x < least, fill(least), x); }
 #endif
+
+/* The labels, or so, of a thread: whole tiles. */
+static inline void share_of(int64_t labels, int64_t tile, int64_t *first, int64_t *end) {
+    int64_t thread = 0, threads = 1, tiles = (labels + tile - 1) / tile;
+#ifdef _OPENMP
+    thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#endif
+    *first = least(tiles * thread / threads * tile, labels);
+    *end = least(tiles * (thread + 1) / threads * tile, labels);
+}
+
+/* n <= LANES numbers. */
+static inline vec load(const real *x, int64_t n) {
+    if (n == LANES) return *(const loose *)x;
+    real some[VECTOR_BYTES / sizeof(real)] = {0};
+    memcpy(some, x, (size_t)n * sizeof(real));
+    return *(const loose *)some;
+}
+
+static inline void store(real *x, vec found, int64_t n) {
+    if (n == LANES) {
+        *(loose *)x = found;
+    } else {
+        loose some = found;
+        memcpy(x, &some, (size_t)n * sizeof(real));
+    }
+}
 
 static inline void *allocate(int64_t numbers) { /* zeros, on a cache line's boundary */
     void *memory = NULL;
