@@ -40,6 +40,62 @@ def test_products_equal_matmul_by_either_library(form, shape, onednn, monkeypatc
     same(products.addmm(base, x, y, out=base), expected, **tolerance)
 
 
+@pytest.mark.skipif(not products._HAS_ONEDNN, reason="this torch has no oneDNN")
+def test_a_product_is_added_in_place_part_by_part(monkeypatch):
+    torch.manual_seed(0)
+    x, y = FORMS["M^T X"](70, 30, 50)
+    place = torch.randn(70, 50)
+    expected, made = place.double() + x.double() @ y.double(), []
+    linear = products._linear
+    monkeypatch.setattr(products, "_onednn", lambda x, y: True)
+    monkeypatch.setattr(products, "_PART", 32 * 50)
+    monkeypatch.setattr(products, "_linear", lambda *args: made.append(linear(*args)) or made[-1])
+    assert products.addmm(place, x, y, out=place) is place
+    same(place, expected, rtol=1e-5, atol=1e-4)
+    assert [len(part) for part in made] == [32, 32, 6]
+
+
+def cpuinfo(vendor, family, flags="fpu avx2 avx512f"):
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\n"
+    return f"{one}\n{one}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "halved"),
+    [
+        (cpuinfo("AuthenticAMD", 26), True),
+        (cpuinfo("AuthenticAMD", 25), False),
+        (cpuinfo("AuthenticAMD", 26, "fpu avx2"), False),
+        (cpuinfo("GenuineIntel", 6), False),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n\n", False),
+    ],
+    ids=["Zen 5", "Zen 4", "no AVX-512", "Intel", "Arm"],
+)
+def test_processors_of_which_mkl_uses_half(text, halved):
+    assert products._is_wide_amd(text) == halved
+
+
+@pytest.mark.skipif(not products._HAS_ONEDNN, reason="this torch has no oneDNN")
+@pytest.mark.parametrize(
+    ("form", "shape", "onednn"),
+    [
+        # (R, N, C); the library on a processor MKL uses whole, and on one it uses half of.
+        ("y A^T", (128, 500, 512), (True, True)),
+        ("y A^T", (128, 500, 128), (False, True)),
+        ("m A", (128, 512, 500), (True, True)),
+        ("m A", (128, 128, 4000), (False, True)),
+        ("M^T X", (512, 256, 4000), (False, True)),
+        ("M^T X", (512, 512, 4000), (True, True)),
+        ("y A^T", (128, 159, 64), (False, False)),
+        ("M^T X", (64, 256, 159), (False, False)),
+    ],
+)
+def test_which_library_multiplies(form, shape, onednn, monkeypatch):
+    for halved, expected in zip((False, True), onednn, strict=True):
+        monkeypatch.setattr(products, "_mkl_is_halved", lambda halved=halved: halved)
+        assert products._onednn(*FORMS[form](*shape)) == expected
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_bf16_products_sum_rounded_factors_in_float32(form):
     torch.manual_seed(0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,8 +33,14 @@ descents that converge.
 # 1 to 20 % for y A^T, up to 40 % for m A where K >= 256, about a tenth for the stacked M^T X. Below, MKL does, by as
 # much and more. A rule by size and not by the clock: two runs must give the same bits.
 _FROM = {"y A^T": 1 << 24, "m A": 1 << 23, "M^T X": 1 << 29}
-_LEAST = min(_FROM.values())
 _LEAST_INNER = 256
+# And where MKL leaves half of the processor's width unused, in any form: there oneDNN's rate is 1.5 to 2.3 times MKL's
+# (Zen 5, 84 shapes, one thread and two).
+_FROM_HALVED = 1 << 22
+_LEAST = min(_FROM_HALVED, *_FROM.values())
+# oneDNN has no product that adds to a place: numbers of one that are made at a time before they are added to it.
+_PART = 1 << 19
+_ZEN_5 = 26  # its "cpu family"
 
 
 _plain: ContextVar[bool] = ContextVar("plain_operations", default=False)
@@ -74,6 +82,8 @@ def addmm(base: Tensor, x: Tensor, y: Tensor, *, out: Tensor) -> Tensor:
     if _onednn(x, y):
         if base.ndim == 1:
             return _linear(x, y.T, base, "none", [], "")
+        if base is out and base.numel() > _PART:
+            return _add_in_parts(base, x, y)
         return _linear.binary(x, base, y.T, None, "add")
     return torch.addmm(base, x, y, out=out)
 
@@ -85,6 +95,14 @@ def mm(x: Tensor, y: Tensor, *, out: Tensor | None = None) -> Tensor:
     if _onednn(x, y):
         return _linear(x, y.T, None, "none", [], "")
     return torch.mm(x, y, out=out)
+
+
+def _add_in_parts(place: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """place += x y, some rows at a time: a whole second matrix costs more to find and to write."""
+    some = max(16, _PART // place.shape[1] // 16 * 16)
+    for rows, part in zip(x.split(some), place.split(some), strict=True):
+        part.add_(_linear(rows, y.T, None, "none", [], ""))
+    return place
 
 
 def _mm_bf16(x: Tensor, y: Tensor) -> Tensor:
@@ -109,14 +127,35 @@ def _onednn(x: Tensor, y: Tensor) -> bool:
     size = x.numel() * y.shape[1]
     return (
         size >= _LEAST  # first: small products are many
-        and size >= _FROM[_form(x, y)]
-        and (x.shape[1] >= _LEAST_INNER or _form(x, y) != "m A")
         and _HAS_ONEDNN
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and bool(torch.backends.mkldnn.enabled)
         and may_fuse()
+        and (_mkl_is_halved() or _repays(x, y, size))
     )
+
+
+def _repays(x: Tensor, y: Tensor, size: int) -> bool:
+    form = _form(x, y)
+    return size >= _FROM[form] and (form != "m A" or x.shape[1] >= _LEAST_INNER)
+
+
+@functools.cache
+def _mkl_is_halved() -> bool:
+    """Whether MKL computes at half of this processor's width."""
+    try:
+        return _is_wide_amd(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+
+
+def _is_wide_amd(cpuinfo: str) -> bool:
+    """On AMD MKL has vectors of 256 bits alone; those of 512 are no faster up to Zen 4, but twice as fast on Zen 5."""
+    lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
+    said = {name.strip(): value.strip() for name, _, value in lines}
+    wide = "avx512f" in said.get("flags", "").split()
+    return wide and said.get("vendor_id") == "AuthenticAMD" and int(said.get("cpu family", 0)) >= _ZEN_5
 
 
 def _form(x: Tensor, y: Tensor) -> str:
