@@ -51,8 +51,9 @@ class Descent(Solver):
         precision: of the products with A: `bf16` rounds their factors to bfloat16, sums and all else stay as they are;
             for models whose path is the engine's.
         memory: iterates, each with its velocity under momentum, that are kept for the backward pass over a measured
-            energy. It makes the others again from the kept one before, T / memory at a time. None keeps all T, which
-            is fastest. What an iterate is, and what making it again costs, is said by each solver.
+            energy. It makes the others again from the kept one before, T / memory at a time. T keeps all, which is
+            fastest; None does so too, but for `MirrorDescent` where all of them are much. What an iterate is, and
+            what making it again costs, is said by each solver.
 
     Raises:
         ConfigError: a value out of its range, or a line search with momentum.
@@ -281,7 +282,8 @@ class MirrorDescent(Descent):
     """Mirror descent, z_{t+1} = z_t - eta_t dE/dy(y(z_t)); with eta = tau = 1 the mean-field update.
 
     Args:
-        memory: of n_t (B, K), z_t being linear in it; two more products a step make them again.
+        memory: of n_t (B, K), z_t being linear in it; two more products a step make them again. None keeps them where
+            that adds no more than 4 MiB, or a sixth, to what a training step holds anyway; native code keeps all.
         Others as `Descent`. A step size of 1 / tau forgets z_t wholly: z_{t+1} = (phi - s_t A) / tau.
 
     Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.

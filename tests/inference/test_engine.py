@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from engine_contract import (
@@ -12,11 +14,13 @@ from engine_contract import (
     inputs_of,
     some_known,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
-from energynets.energies import ICNN, SPEN, Box, Euclidean, MeasuredEnergy, Simplex
+from energynets.energies import ICNN, SPEN, Box, Euclidean, MeasuredEnergy, Simplex, SoftplusHead
 from energynets.errors import ConfigError, InferenceError
 from energynets.inference import (
     GradientDescent,
@@ -30,6 +34,7 @@ from energynets.inference import (
     path,
 )
 from energynets.inference.engine import elementwise, fused, measurements, mirror, products
+from energynets.inference.engine.mirror import MirrorFunction, MirrorPlan
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd
 
@@ -145,7 +150,7 @@ def test_iterates_made_again_give_the_same_bits(memory, kind, momentum, mode):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("memory", [1, 2, 4])
+@pytest.mark.parametrize("memory", [1, 2, 4, 8])
 @pytest.mark.parametrize("options", [{}, {"step_size": 0.4}, {"momentum": 0.3, "learn_step_sizes": True}], ids=str)
 @pytest.mark.parametrize("make", [lambda: SPEN(F, 200, learn_tau=True, tau=0.8), lambda: SPEN(F, 200, dropout=0.3)])
 @pytest.mark.parametrize("step_loss", [False, True], ids=["last", "all"])
@@ -361,6 +366,91 @@ def test_memory_bounds_what_mirror_descent_keeps(options, numbers, step_loss):
     state = 4 * 7 * 16 * numbers  # numbers of (B, K)
     assert saved[40, 40] - saved[40, 8] >= (40 - 8 - 5) * state
     assert saved[80, 16] - saved[40, 8] <= 8 * state
+
+
+def plan_of(steps, *, mean_field=True, memory=None):
+    return MirrorPlan(
+        *(Box(), SoftplusHead.closed_form, (), None, None, [1.0 if mean_field else 0.5] * steps, 1.0, 0.0),
+        *([[1.0] * (steps + 1)], False),
+        memory=memory,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "segment"),
+    [
+        # (B, K, L), then T; of T = 100 the least that can be kept, 19 numbers, is more than the sixth
+        *[((128, 512, 4_000), steps, segment) for steps, segment in [(5, 5), (10, 10), (20, 15), (40, 14), (100, 10)]],
+        *[((128, 16, 159), 40, 40), ((128, 512, 159), 16, 16), ((128, 512, 159), 17, 15)],
+        *[((32, 256, 30_000), 100, 100), ((0, 512, 4_000), 40, 40)],
+    ],
+    ids=str,
+)
+def test_what_mirror_descent_keeps_by_itself(shape, steps, segment):
+    batch, measurements, labels = shape
+    rows, base = torch.empty(measurements, labels, device="meta"), torch.empty(batch, labels, device="meta")
+    assert plan_of(steps).segment(rows, base) == segment
+    assert plan_of(steps, memory=steps).segment(rows, base) == steps
+
+
+@given(st.integers(0, 200), *(st.integers(1, 2_000) for _ in range(3)), st.booleans())
+def test_no_longer_segment_keeps_as_little(steps, batch, measurements, labels, mean_field):
+    rows, base = torch.empty(measurements, labels, device="meta"), torch.empty(batch, labels, device="meta")
+    found = plan_of(steps, mean_field=mean_field).segment(rows, base)
+    each, most = batch * measurements * (2 - mean_field), max(1 << 20, labels * (measurements + 9 * batch) / 6)
+
+    def kept(segment):
+        return each * (segment + max(0, -(-steps // segment) - 1)) if steps else 0
+
+    assert found == steps or 1 <= found < steps
+    assert kept(found) <= max(most, min((kept(one) for one in range(1, steps + 1)), default=0))
+    assert all(kept(longer) > most for longer in range(found + 1, steps + 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.4, "momentum": 0.3, "learn_step_sizes": True}], ids=str)
+@pytest.mark.parametrize("graph", ["kept", "left"])
+def test_steps_gone_through_again_by_default_give_the_same_gradients(options, graph, monkeypatch):
+    monkeypatch.setattr(mirror, "_ALWAYS", 0)
+    energy = SPEN(F, 40, num_measurements=64).double()
+    features, _ = inputs_of(energy, 3)
+    segments, again = [], mirror._Walk.again
+    monkeypatch.setattr(mirror._Walk, "again", lambda *args: segments.append(args[2:4]) or again(*args))
+
+    def gradients(memory):
+        solver, context = MirrorDescent(12, memory=memory, **options).double(), energy.condition(features)
+        inputs = [*energy.parameters(), *solver.parameters(), features]
+        loss = solver.solve(energy, context).sigmoid().square().sum()
+        if graph == "kept":
+            torch.autograd.grad(loss, inputs, retain_graph=True)
+        return torch.autograd.grad(loss, inputs)
+
+    split = gradients(None)
+    assert segments == [(4, 8), (0, 4)] * (2 if graph == "kept" else 1)
+    segments.clear()
+    for a, b in zip(split, gradients(12), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    assert not segments
+
+
+def test_a_segment_is_let_go_before_the_next_is_gone_through(monkeypatch):
+    """Or no less would be held than without segments."""
+    energy, alive, run, again = SPEN(F, BIG), [], MirrorFunction._run, mirror._Walk.again
+
+    def watched(*args):
+        found = run(*args)
+        alive.append(weakref.ref(found.last.states.untyped_storage()))
+        return found
+
+    def checked(*args):
+        assert [storage() for storage in alive] == [None] * len(alive)
+        kept = again(*args)
+        alive.append(weakref.ref(kept.states.untyped_storage()))
+        return kept
+
+    monkeypatch.setattr(MirrorFunction, "_run", staticmethod(watched))
+    monkeypatch.setattr(mirror._Walk, "again", checked)
+    MirrorDescent(9, memory=3).solve(energy, energy.condition(torch.randn(7, F))).sum().backward()
+    assert len(alive) == 3
 
 
 def test_segments_of_mirror_descent_cost_two_products_a_step():

@@ -120,7 +120,7 @@ def compiled_descend(
     logits, states, *history = _call(run, plan, (rows, offset, tuple(bases), gates, weights), ())
     assert logits is not None
     assert states is not None
-    return MirrorRun(logits, Kept(0, (), states, [n for n in history if n is not None] or None), (), None, None)
+    return MirrorRun(logits, Kept(0, (), states, [n for n in history if n is not None] or None), [], None, None)
 
 
 def compiled_backward(
@@ -140,7 +140,7 @@ def compiled_backward(
 
     def back(plan: MirrorPlan, *tensors: Any) -> tuple[Tensor | None, ...]:
         rows, offset, bases, gates, weights, states, history, bar = tensors
-        run = MirrorRun(bar, Kept(0, (), states, history), (), None, None)
+        run = MirrorRun(bar, Kept(0, (), states, history), [], None, None)
         found = descend_backward(plan, rows, offset, bases, gates, weights, run, bar, None, needed)
         singles = (found.rows, found.offset, found.factors, found.numbers)
         return (*singles, *found.bases, *found.gates, *found.weights)
@@ -180,7 +180,9 @@ def _call(function: Callable[..., Any], plan: MirrorPlan, inputs: Any, setting: 
         given = iter(tensors)
         filled = [next(given) if number is Tensor else number for number in numbers]
         (mask, observed, sizes, tau, factors), own = pytree.tree_unflatten(filled, structure)
-        own_plan = dataclasses.replace(plan, mask=mask, observed=observed, step_sizes=sizes, tau=tau, factors=factors)
+        own_plan = dataclasses.replace(
+            plan, mask=mask, observed=observed, step_sizes=sizes, tau=tau, factors=factors, memory=plan.steps
+        )
         return function(own_plan, *own)
 
     if key not in _graphs:

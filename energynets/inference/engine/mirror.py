@@ -6,8 +6,8 @@ Every step adds to z only multiples of z_0, of phi and of rows of A, so
 
 with n_t (B, K) and s_t = dh/dm at m_t = y(z_t) A^T + a0. The scalars follow the same recursion, from a_0 = 1, b_0 = 0.
 The forward pass keeps m_t and n_t, (B, K) each, and nothing of size L per step; the backward pass rebuilds z_t with one
-product. With eta tau = 1 and no momentum n_{t+1} = -eta s_t, and m_t alone is kept. A budget of M starts of segments
-keeps n_t (and v_t) M times instead, and goes through each segment of T / M steps again: two products more a step.
+product. With eta tau = 1 and no momentum n_{t+1} = -eta s_t, and m_t alone is kept. M < T segments keep that of T / M
+steps at a time, and n_t (and v_t) where each starts: all but the last are gone through again, two products more a step.
 
 Backward, from dz_T, for t = T-1 .. 0 (d is the gradient of the loss to what it stands before):
 
@@ -42,6 +42,12 @@ from energynets.inference.solver import StepLoss
 
 NO_TERMS: Terms = ()
 
+# What is kept of the steps may be a sixth of what a pass holds beside it, dA and some nine (B, L): memory grows no more
+# with T, until the least that can be kept, of 2 sqrt(T) steps, is more.
+_SHARE, _OTHERS = 6, 9
+# This many numbers are kept in any case: 4 MiB of float32.
+_ALWAYS = 1 << 20
+
 
 @dataclass
 class MirrorPlan:
@@ -58,7 +64,7 @@ class MirrorPlan:
         learned: whether the numbers want gradients.
         step_loss: of t and z_t, added up over t = 1 .. T; for losses that read every step.
         precision: of the products with A.
-        memory: starts of segments that are kept, M; None: all steps are.
+        memory: segments, M; T or more: all steps are kept; None: as few as keep little, see `segment`.
     """
 
     domain: Domain
@@ -77,7 +83,6 @@ class MirrorPlan:
 
     def __post_init__(self) -> None:
         self.steps = len(self.step_sizes)
-        self.segment = self.steps if self.memory is None else math.ceil(self.steps / self.memory)
         # n_{t+1} is scale s_t and what is left of n_t.
         self.scales = [-size for size in self.step_sizes]
 
@@ -89,6 +94,22 @@ class MirrorPlan:
             and bool(self.momentum == 0)
             and all(bool(size * self.tau == 1) for size in self.step_sizes)
         )
+
+    def segment(self, rows: Tensor, base: Tensor) -> int:
+        """Steps whose numbers are kept at a time, for A (K, L) and a base (B, L); T where all are.
+
+        Segments end at T, so that the first may be short: the last one alone is not gone through again.
+        """
+        if self.memory is not None:
+            return self.steps if self.memory >= self.steps else math.ceil(self.steps / self.memory)
+        each = len(base) * len(rows) * (1 if self.mean_field else 2)
+        most = max(_ALWAYS, (rows.numel() + _OTHERS * base.numel()) // _SHARE)
+        if self.steps * each <= most:
+            return self.steps
+        # By the steps of a segment: those, and the starts of all segments but the first.
+        kept = {steps: steps + math.ceil(self.steps / steps) - 1 for steps in range(self.steps, 0, -1)}
+        fitting = (steps for steps, numbers in kept.items() if numbers * each <= most)
+        return next(fitting, min(kept, key=kept.__getitem__))
 
     @functools.cached_property
     def plain(self) -> bool:
@@ -185,7 +206,7 @@ class Kept:
 
 @dataclass
 class MirrorRun:
-    """What the forward pass leaves for the backward.
+    """What the forward pass leaves for the backward, which lets go of it as it comes by.
 
     Args:
         logits: z_T (B, L).
@@ -197,7 +218,7 @@ class MirrorRun:
 
     logits: Tensor
     last: Kept
-    starts: Sequence[Sequence[Tensor]]
+    starts: list[Sequence[Tensor]]
     velocity: Tensor | None
     loss: Tensor | None
 
@@ -218,8 +239,9 @@ def descend(
     starts: list[Sequence[Tensor]] = []
     buffer = torch.empty_like(bases[0], memory_format=torch.contiguous_format)  # kernels write from end to end
     at = At(0, plan.base(0, bases, buffer), NO_TERMS, None, None)
-    while keep and at.step + plan.segment < plan.steps:
-        at, _ = walk.segment(at, at.step + plan.segment, buffer, keep=False)
+    segment = plan.segment(rows, bases[0]) if keep else plan.steps
+    for end in reversed(range(plan.steps - segment, 0, -max(1, segment))):
+        at, _ = walk.segment(at, end, buffer, keep=False)
         starts.append(plan.start(at))
     at, kept = walk.segment(at, plan.steps, buffer, keep=keep)
     kept.start = starts[-1] if starts else ()
@@ -345,7 +367,8 @@ def descend_backward(
 ) -> MirrorGradients:
     """The equations on top of this file: 5 T - 1 products in 4 T - 1 calls and one pass over (B, L) a step."""
     batch, steps, mask, observed = len(bases[0]), plan.steps, plan.mask, plan.observed
-    slope, kept = plan.make_slope(weights), run.last
+    slope, kept, segment = plan.make_slope(weights), run.last, plan.segment(rows, bases[0])
+    del run.last
     linear = linear_backward(rows, batch, needed.rows, gates, plan.widths, plan.precision, steps)
     bases_bar = [torch.zeros_like(x) if wanted else None for x, wanted in zip(bases, needed.bases, strict=True)]
     offset_bar = rows.new_zeros(batch, len(rows))
@@ -392,8 +415,10 @@ def descend_backward(
             if walk is None:
                 forth = linear_forward(rows, offset, gates, plan.widths, plan.precision)
                 walk = _Walk(plan, forth, plan.make_slope(weights), bases, fused=fused, with_loss=False)
-            first = step + 1 - plan.segment
-            kept = walk.again(run.starts[first // plan.segment - 1] if first else (), first, step + 1, labels)
+            first = max(0, step + 1 - segment)
+            run.starts.pop()
+            del kept  # those of the later segment make room
+            kept = walk.again(run.starts[-1] if first else (), first, step + 1, labels)
         state = kept.states[step - kept.first]
         dn = linear.pull(dn)
         dv = dn if dv is None or _is(plan.momentum, 0) else dn + dv * plan.momentum
@@ -420,7 +445,7 @@ def descend_backward(
             elementwise.share(dz.add_(extra), bars)
         else:
             plan.pullback(logits, terms, label_bars, bars, labels, dz)
-        del logits, label_bars  # perhaps memory of their own, which the next step can have
+        del state, logits, label_bars  # perhaps memory of their own, which the next step can have
         linear.accumulate()
         share_factors(step)
     weights_bar = slope.gradients() if needed.weights else [None] * len(weights)
@@ -484,23 +509,30 @@ class MirrorFunction(torch.autograd.Function):
         plan, (num_bases, num_gates) = ctx.plan, ctx.counts
         *_, factors, numbers = ctx.needs_input_grad[:5]
         wants = ctx.needs_input_grad[5:]
-        tensors, (states, *rest) = ctx.saved_tensors[: len(wants)], ctx.saved_tensors[len(wants) :]
-        each = 1 if plan.mean_field else 2
-        ends = range(0, each * ctx.num_starts + 1, each)
-        starts = [rest[a:b] for a, b in itertools.pairwise(ends)]
-        last = Kept(ctx.first, starts[-1] if starts else (), states, rest[ends[-1] :] or None)
-        inputs = _unpack(tensors, ctx.counts)
         needed = Needed(
             wants[0], tuple(wants[2 : 2 + num_bases]), any(wants[2 + num_bases + num_gates :]), factors, numbers
         )
+        inputs = _unpack(ctx.saved_tensors[: len(wants)], ctx.counts)
         if logits_bar is None:
             logits_bar = torch.zeros_like(inputs[2][0])
-        run = MirrorRun(logits_bar, last, starts, None, None)
+        run = MirrorFunction._run(ctx, len(wants), logits_bar)
+        if clear := getattr(ctx, "maybe_clear_saved_tensors", None):  # unless the graph is kept; no public name
+            clear()
         found = ctx.directions.backward(plan, *inputs, run, logits_bar, loss_bar, needed)
         return (
             *(None, None, None, found.factors, found.numbers),
             *(found.rows, found.offset, *found.bases, *found.gates, *found.weights),
         )
+
+    @staticmethod
+    def _run(ctx: Any, num_inputs: int, logits: Tensor) -> MirrorRun:
+        """What `forward` saved; none of it stays behind here."""
+        states, *rest = ctx.saved_tensors[num_inputs:]
+        each = 1 if ctx.plan.mean_field else 2
+        ends = range(0, each * ctx.num_starts + 1, each)
+        starts: list[Sequence[Tensor]] = [rest[a:b] for a, b in itertools.pairwise(ends)]
+        last = Kept(ctx.first, starts[-1] if starts else (), states, rest[ends[-1] :] or None)
+        return MirrorRun(logits, last, starts, None, None)
 
 
 def _unpack(tensors: Sequence[Tensor], counts: tuple[int, int]) -> tuple[Any, ...]:
