@@ -113,8 +113,6 @@ def check_objective(objective: Any, model: Any, training: Training) -> None:
     if isinstance(objective, EndToEndConfig):
         _check_steps(objective, model)
         return
-    if training.reveal is not None:
-        raise ValueError(f"training.reveal: goes with objective.kind end_to_end alone, got {kind}: set it to null")
     if not isinstance(model, EnergyModel):
         raise ValueError(f"objective.kind: {kind} needs model.kind energy_network, got {model.kind}")
     if amortized is not None and kind != "inference_network":

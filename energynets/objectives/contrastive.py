@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError
+from energynets.inference import Observed
 from energynets.models import EnergyNetwork
 from energynets.objectives.objective import EnergyObjective
 from energynets.parallel import draws
@@ -54,14 +55,19 @@ class Contrastive(EnergyObjective):
         self.samples = samples
         self.temperature = temperature
 
-    def of(self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor) -> Tensor:
+    def of(
+        self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor, observed: Observed | None
+    ) -> Tensor:
         unary = model.energy.initial_logits(context)
         if unary is None:
             raise ConfigError(f"Contrastive: {type(model.energy).__name__} has no initial_logits to draw labels from")
         proposal = (unary.detach() / self.temperature).unsqueeze(1)
         y = torch.cat([targets.unsqueeze(1), self._draw(proposal)], dim=1)
-        log_q = -functional.binary_cross_entropy_with_logits(proposal.expand_as(y), y, reduction="none").sum(-1)
-        return ranking_loss(model.energy, context, y, log_q)
+        log_q = -functional.binary_cross_entropy_with_logits(proposal.expand_as(y), y, reduction="none")
+        if observed is not None:  # q is of the others alone
+            known = observed.mask.unsqueeze(1)
+            y, log_q = torch.where(known, targets.unsqueeze(1), y), log_q.masked_fill(known, 0)
+        return ranking_loss(model.energy, context, y, log_q.sum(-1))
 
     def _draw(self, proposal: Tensor) -> Tensor:
         """(B, 1, L) logits -> (B, S, L)."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError
+from energynets.inference import Observed
 from energynets.models import EnergyNetwork
 from energynets.objectives.agreement import COSTS, by_name
 from energynets.objectives.augmented import loss_augmented
@@ -64,7 +65,9 @@ class InferenceNetwork(EnergyObjective):
         self.margin = margin
         self.local_weight = local_weight
 
-    def of(self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor) -> Tensor:
+    def of(
+        self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor, observed: Observed | None
+    ) -> Tensor:
         if model.amortized is None:
             raise ConfigError("InferenceNetwork: trains an amortised start: give EnergyNetwork an `amortized`")
         energy = model.energy
@@ -72,6 +75,8 @@ class InferenceNetwork(EnergyObjective):
         margin = 0.0 if alone else self.margin
         unary = energy.initial_logits(context)
         logits = model.amortized(features.detach(), None if unary is None else unary.detach())
+        if observed is not None:
+            logits = observed.logits(logits, energy.domain)
         constant = logits.detach()
         with torch.no_grad():
             augmented = loss_augmented(energy, context, targets, self._cost, margin)

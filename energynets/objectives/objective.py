@@ -10,7 +10,8 @@ from torch import Tensor
 from energynets.data.batches import Batch
 from energynets.energies import Box
 from energynets.errors import ConfigError
-from energynets.models import Classifier, EnergyNetwork
+from energynets.inference import Observed
+from energynets.models import Classifier, EnergyNetwork, observed_in
 from energynets.objectives.end_to_end import EndToEnd
 
 
@@ -19,6 +20,9 @@ class EnergyObjective(ABC):
 
     A stage that trains neither the energy nor the amortised start sees the network's own classifier, so that features
     and unary can be trained first. A new objective needs one method, `of`.
+
+    Labels that a batch reveals have their true values in every y that the objective reads: features are told of them,
+    inference and samples leave them as they are. Costs and agreements are of all labels, so those are right ones.
     """
 
     loss = "bce"
@@ -32,7 +36,7 @@ class EnergyObjective(ABC):
 
         Raises:
             ConfigError: a model whose labels come in chunks or from a shortlist, or are not in a `Box`; a batch with
-                labels that are revealed or unknown, which an energy's values do not leave out.
+                unknown labels, which an energy's values do not leave out.
         """
         if not isinstance(model, EnergyNetwork):
             return self._of_classifier(model, batch)
@@ -41,13 +45,17 @@ class EnergyObjective(ABC):
             raise ConfigError(f"{name}: reads the energy of all labels at once: no label_chunk, no shortlist")
         if not isinstance(model.domain, Box):
             raise ConfigError(f"{name}: expected labels, y in Box(), got {model.domain}: there is EndToEnd")
-        if batch.left_out is not None:
-            raise ConfigError(f"{name}: reads every label, and some are revealed or unknown: there is EndToEnd")
-        context, features = model.condition(batch.inputs)
-        return self.of(model, features, context, batch.labels.dense(features.dtype)).sum() / max(len(features), 1)
+        if batch.unknown is not None:
+            raise ConfigError(f"{name}: reads every label, and some are unknown: there is EndToEnd")
+        context, features = model.condition(batch.inputs, observed_in(batch))
+        targets = batch.labels.dense(features.dtype)
+        observed = None if batch.revealed is None else Observed(targets, batch.revealed)
+        return self.of(model, features, context, targets, observed).sum() / max(len(features), 1)
 
     @abstractmethod
-    def of(self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor) -> Tensor:
+    def of(
+        self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor, observed: Observed | None
+    ) -> Tensor:
         """Of each document.
 
         Args:
@@ -55,6 +63,7 @@ class EnergyObjective(ABC):
             features: f (B, F).
             context: the energy's, of x.
             targets: t (B, L), 0 or 1.
+            observed: those that are revealed, or None.
 
         Returns:
             (B,).

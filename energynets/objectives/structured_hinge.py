@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from energynets.errors import ConfigError
-from energynets.inference import NoGradient
+from energynets.inference import NoGradient, Observed
 from energynets.models import EnergyNetwork
 from energynets.objectives.agreement import COSTS, by_name
 from energynets.objectives.augmented import loss_augmented
@@ -55,10 +55,12 @@ class StructuredHinge(EnergyObjective):
         self.cost = cost
         self.margin = margin
 
-    def of(self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor) -> Tensor:
+    def of(
+        self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor, observed: Observed | None
+    ) -> Tensor:
         energy = model.energy
         with torch.no_grad():
             augmented = loss_augmented(energy, context, targets, self._cost, self.margin)
-            logits = model.solver.solve(*augmented, gradient=NoGradient())
+            logits = model.solver.solve(*augmented, gradient=NoGradient(), observed=observed)
             cost = self._cost(energy.domain.labels(logits), targets)
         return functional.relu(self.margin * cost - energy(logits, context) + energy.potential(targets, context))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from energynets.energies import Energy
-from energynets.inference import Solver
+from energynets.inference import Observed, Solver
 from energynets.models import EnergyNetwork
 from energynets.objectives.agreement import AGREEMENTS, Measure, by_name
 from energynets.objectives.augmented import AugmentedContext, AugmentedEnergy
@@ -54,11 +54,13 @@ class ValueNetwork(EnergyObjective):
         self._agreement = by_name("objective.agreement", agreement, AGREEMENTS)
         self.agreement = agreement
 
-    def of(self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor) -> Tensor:
+    def of(
+        self, model: EnergyNetwork, features: Tensor, context: Any, targets: Tensor, observed: Observed | None
+    ) -> Tensor:
         energy, solver = model.energy, model.solver
         with torch.no_grad():
-            passed = energy.domain.labels(_random_step(energy, solver, context))
-            worst = adversarial(energy, solver, context, targets, self._agreement)
+            passed = energy.domain.labels(_random_step(energy, solver, context, observed))
+            worst = adversarial(energy, solver, context, targets, self._agreement, observed)
         losses = [value_loss(energy.potential(y, context), y, targets, self._agreement) for y in (passed, worst)]
         truth = functional.softplus(energy.potential(targets, context))  # v* = 1
         return (truth + sum(losses)) / 3
@@ -69,21 +71,28 @@ def value_loss(potential: Tensor, y: Tensor, targets: Tensor, agreement: Measure
     return functional.binary_cross_entropy_with_logits(-potential, agreement(y, targets), reduction="none")
 
 
-def adversarial(energy: Energy, solver: Solver, context: Any, targets: Tensor, agreement: Measure) -> Tensor:
+def adversarial(
+    energy: Energy,
+    solver: Solver,
+    context: Any,
+    targets: Tensor,
+    agreement: Measure,
+    observed: Observed | None = None,
+) -> Tensor:
     """The y (B, L) that the solver's steps on -value_loss end at."""
 
     def change(potential: Tensor, y: Tensor, targets: Tensor) -> Tensor:
         return -value_loss(potential, y, targets, agreement)
 
     attacked = AugmentedEnergy(energy, change, regularized=False)
-    *_, logits = solver.trajectory(attacked, AugmentedContext(context, targets))
+    *_, logits = solver.trajectory(attacked, AugmentedContext(context, targets), observed=observed)
     return energy.domain.labels(logits)
 
 
-def _random_step(energy: Energy, solver: Solver, context: Any) -> Tensor:
+def _random_step(energy: Energy, solver: Solver, context: Any, observed: Observed | None = None) -> Tensor:
     """z_s (B, L), s drawn for each document from 0 .. T."""
     chosen: Tensor | None = None
-    for step, logits in enumerate(solver.trajectory(energy, context)):
+    for step, logits in enumerate(solver.trajectory(energy, context, observed=observed)):
         # Taking the n-th with probability 1 / n leaves each of them equally likely.
         taken = draws.uniform(logits, 1) * (step + 1) < 1
         chosen = logits if chosen is None else torch.where(taken, logits, chosen)

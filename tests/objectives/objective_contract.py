@@ -21,6 +21,7 @@ from energynets.errors import ConfigError
 from energynets.inference import MirrorDescent, Shortlist, Solver
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd
+from energynets.objectives.agreement import COSTS
 from energynets.parallel import draws
 from energynets.training import BuiltData, train
 from energynets.training.build import build_objective
@@ -207,18 +208,45 @@ class ObjectiveContract:
 class EnergyObjectiveContract(ObjectiveContract):
     """What one that reads the energy's values promises besides."""
 
+    def all_known(self, model, batch):
+        """The value where every label is revealed: the cost of true labels, 1 in F1 where a document has none."""
+        objective, targets = self.make(), dense(batch)
+        return (objective.margin * COSTS[objective.cost](targets, targets)).mean()
+
     def test_a_classifier_has_the_binary_cross_entropy(self, model):
         objective, batch = self.make(), make_batch()
         assert objective.loss == "bce"
         classifier = model.as_classifier()
         assert torch.equal(objective(classifier, batch), EndToEnd("bce")(classifier, batch))
 
-    @pytest.mark.parametrize("mask", ["revealed", "unknown"])
-    def test_labels_that_are_shown_or_unknown_are_refused_by_name(self, model, mask):
-        objective, batch = self.make(), make_batch((0, 1))
-        if not isinstance(objective, EndToEnd):
-            with pytest.raises(ConfigError, match="some are revealed or unknown: there is EndToEnd"):
-                objective(model, replace(batch, **{mask: torch.eye(2, L) > 0}))
+    def test_unknown_labels_are_refused_by_name(self, model):
+        with pytest.raises(ConfigError, match="some are unknown: there is EndToEnd"):
+            self.make()(model, replace(make_batch((0, 1)), unknown=torch.eye(2, L) > 0))
+
+    def test_revealed_labels_stand_in_every_y_it_reads(self, model, monkeypatch):
+        batch = replace(make_batch(), revealed=torch.rand(4, L) < 0.5)
+        known, targets, read = batch.revealed, dense(batch), []
+        potential = type(model.energy).potential
+        monkeypatch.setattr(
+            type(model.energy), "potential", lambda self, y, context: read.append(y) or potential(self, y, context)
+        )
+        assert self.value(model, batch).isfinite()
+        assert read
+        for y in read:
+            of_document = y.view(4, -1, L).transpose(0, 1)
+            torch.testing.assert_close(of_document[:, known], targets[known].expand(len(of_document), -1))
+
+    def test_features_that_observe_are_told_of_revealed_labels(self, model, monkeypatch):
+        batch = replace(make_batch(), revealed=torch.eye(4, L) > 0)
+        told, condition = [], model.condition
+        monkeypatch.setattr(model, "condition", lambda *given: told.append(given[1]) or condition(*given))
+        monkeypatch.setattr(model, "compute_features", lambda inputs, observed=None: model.features(inputs))
+        self.make()(model, batch)
+        assert torch.equal(told[0].mask, batch.revealed)
+
+    def test_where_all_labels_are_revealed_nothing_is_left_to_infer(self, model):
+        batch = replace(make_batch(), revealed=torch.ones(4, L, dtype=torch.bool))
+        torch.testing.assert_close(self.value(model, batch), self.all_known(model, batch), atol=1e-9, rtol=1e-9)
 
     def test_labels_in_part_or_in_no_box_are_refused_by_name(self, model):
         energy, name = model.energy, type(self.make()).__name__

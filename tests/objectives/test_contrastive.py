@@ -23,6 +23,9 @@ class TestContrastive(EnergyObjectiveContract):
     trains = ("energy",)  # a better proposal is harder to tell from the data
     gain = -0.02
 
+    def all_known(self, model, batch):
+        return torch.tensor(self.make().samples + 1, dtype=torch.float64).log()  # all are the true labels
+
     def make(self):
         return Contrastive(samples=12, temperature=1.5)
 
