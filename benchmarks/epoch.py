@@ -34,7 +34,7 @@ from energynets.data.batches import Batch, CachedFeatures, sparse_batch
 from energynets.data.planted.generate import chunks
 from energynets.data.planted.model import PlantedModel
 from energynets.data.planted.spec import PlantedSpec
-from energynets.inference.engine.products import plain_operations
+from energynets.products import plain_operations
 from energynets.training.update import Update
 
 LABELS, DOCUMENTS, HELD_OUT = 670_091, 490_449, 1_000

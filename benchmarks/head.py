@@ -29,8 +29,8 @@ from benchmarks.harness import describe_machine
 from benchmarks.memory import _RESET, _resident
 from benchmarks.timing import available_cores
 from energynets.data.batches import SparseBatch
-from energynets.inference.engine.products import addmm, mm
 from energynets.output import ChunkedLinear, ChunkedSGD
+from energynets.products import addmm, mm
 
 LABELS = (30_938, 670_091)  # Wiki10-31K and Amazon-670K
 QUICK = (8_311, 30_938)

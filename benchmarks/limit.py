@@ -33,7 +33,7 @@ def kernels(device: str = "cpu") -> dict[str, Kernel]:
         linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
         if linear is not None:
             found["oneDNN linear"] = lambda x, y, out: linear(x, y.T, None, "none", [], "")
-    products = importlib.import_module("energynets.inference.engine.products")
+    products = importlib.import_module("energynets.products")
     if hasattr(products, "mm"):
         found["energynets mm"] = lambda x, y, out: products.mm(x, y, out=out)
     return found

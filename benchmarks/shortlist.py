@@ -33,8 +33,8 @@ from benchmarks.timing import available_cores
 from energynets import SPEN, EnergyNetwork, MirrorDescent
 from energynets.data.batches import CachedFeatures, SparseBatch
 from energynets.inference import Shortlist
-from energynets.inference.engine.products import addmm, mm
 from energynets.inference.shortlist import ShortlistStream
+from energynets.products import addmm, mm
 
 LABELS = (1_000, 10_000, 100_000, 300_000, 670_091, 1_000_000)
 QUICK = (1_000, 10_000, 30_938)

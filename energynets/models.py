@@ -31,6 +31,7 @@ from energynets.inference.amortized import AmortizedStart, amortized_start
 from energynets.inference.engine import asked_for_general_path
 from energynets.inference.shortlist import ShortlistStream, check_shortlist
 from energynets.inference.streaming import LabelStream, check_measured, check_streamed, energy_stream
+from energynets.linear import Linear
 from energynets.output import ChunkedLinear, NeighbourLogits
 from energynets.parallel import WHOLE, LabelShard
 from energynets.top import TopLabels, top_labels
@@ -157,7 +158,7 @@ class Classifier(_Model):
         self.domain.check(num_labels)
         self.features = features
         self.num_labels = num_labels
-        self.unary = nn.Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
+        self.unary = Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
         self.neighbours = neighbours
 
     def forward(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
@@ -300,9 +301,10 @@ class EnergyNetwork(_Model):
             check_shortlist(energy, self.solver)
         elif label_chunk is not None:
             check_streamed(energy, self.solver, self.gradient)
-            if keep_unary and type(energy.unary) is nn.Linear:
+            unary = energy.unary
+            if keep_unary and isinstance(unary, nn.Linear) and type(unary) in (Linear, nn.Linear):
                 # The same weights; SGD can then descend on them without a gradient of their size.
-                energy.unary = ChunkedLinear.sharing(energy.unary, label_chunk)
+                energy.unary = ChunkedLinear.sharing(unary, label_chunk)
 
     @property
     def streams(self) -> bool:

@@ -14,6 +14,7 @@ from energynets.energies.domain import Domain
 from energynets.energies.energy import Energy
 from energynets.energies.heads import speaks_for
 from energynets.errors import ConfigError, ShapeError
+from energynets.linear import Linear
 from energynets.parallel import draws
 
 
@@ -89,7 +90,7 @@ class MeasuredEnergy(Energy):
         self.head = head
         self._head_sees_x = _sees_context(head)
         self.dropout = dropout
-        self.unary = nn.Linear(num_features, num_labels, bias=bias)
+        self.unary = Linear(num_features, num_labels, bias=bias)
         # Documents have few labels: m is a sum of few entries of A, and entries of 1 / sqrt(K) would leave h linear.
         measure = torch.randn(num_measurements, num_labels) * 0.3
         measure[:counting_measurements] = 1

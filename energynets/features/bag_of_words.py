@@ -15,6 +15,7 @@ from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
 from energynets.features.dropout import dropout
 from energynets.features.network import FeatureNetwork, expect_table
+from energynets.linear import Linear, product
 from energynets.parallel import draws
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "tanh": torch.tanh}
@@ -61,7 +62,7 @@ class BagOfWords(FeatureNetwork):
         self.input_dropout = input_dropout
         self.dropout = dropout
         self.first = SparseLinear(num_inputs, hidden[0], bias=bias) if hidden else None
-        self.rest = nn.ModuleList(nn.Linear(width_in, width_out, bias=bias) for width_in, width_out in pairwise(hidden))
+        self.rest = nn.ModuleList(Linear(width_in, width_out, bias=bias) for width_in, width_out in pairwise(hidden))
         self._num_features = hidden[-1] if hidden else num_inputs
         self.known_width = hidden[0] if hidden else num_inputs
 
@@ -131,7 +132,7 @@ class SparseLinear(nn.Module):
         """(B, D) sparse -> (B, H)."""
         values = table.values.to(self.weight.dtype)
         if len(values) > _DENSE_FROM * len(table) * table.num_columns:
-            out_BH = table.dense(self.weight.dtype) @ self.weight
+            out_BH = product(table.dense(self.weight.dtype), self.weight)
         else:
             out_BH = _SparseProduct.apply(self.weight, table.columns, values, table.offsets)
         return out_BH if self.bias is None else out_BH + self.bias

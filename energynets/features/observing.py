@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.features.network import FeatureNetwork, InputKind
+from energynets.linear import product
 
 
 class Observing(FeatureNetwork):
@@ -60,7 +61,7 @@ class Observing(FeatureNetwork):
         true = torch.where(mask, known, 0).to(self.known_true.dtype)
         false = mask.to(true.dtype) - true
         false = (false - false.mean(1, keepdim=True)) * false.shape[1] ** -0.5
-        term = true @ self.known_true + false @ self.known_false
+        term = product(true, self.known_true) + product(false, self.known_false)
         if getattr(self.network, "known_width", None) is None:
             return self.network(inputs) + term
         return self.network(inputs, term)

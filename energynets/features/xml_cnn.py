@@ -17,6 +17,7 @@ from energynets.features.network import FeatureNetwork, expect_tokens
 from energynets.features.pooling import size_classes
 from energynets.features.position_convolution import PositionConvolution
 from energynets.features.word_convolution import WordConvolution
+from energynets.linear import Linear
 from energynets.parallel import draws
 
 _AXES = ("words", "embedding")
@@ -92,7 +93,7 @@ class XMLCNN(FeatureNetwork):
             )
             for window in windows
         )
-        self.bottleneck = nn.Linear(len(windows) * num_filters * pooling_chunks, hidden, bias=bias)
+        self.bottleneck = Linear(len(windows) * num_filters * pooling_chunks, hidden, bias=bias)
         self.known_width = hidden
         self.conv_axis = conv_axis
         self.max_tokens = max_tokens

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from energynets.inference.engine import compiling, under_transforms
 from energynets.inference.engine.native import library
-from energynets.inference.engine.products import may_fuse
+from energynets.products import may_fuse
 
 _Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from energynets.inference.engine.products import mm, rounded
 from energynets.inference.engine.row_products import descend
 from energynets.output.loss import ChunkedLoss
 from energynets.output.rounding import stochastically_rounded
+from energynets.products import mm, rounded
 
 _ROWS = 512
 

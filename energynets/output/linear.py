@@ -14,10 +14,10 @@ from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, TrainingError, counts
 from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.once import once
-from energynets.inference.engine.products import Precision, addmm, mm, rounded
 from energynets.output.descent import Deferred, KeptSlopes, Pending
 from energynets.output.loss import ChunkedLoss
 from energynets.parallel import WHOLE, LabelShard
+from energynets.products import Precision, addmm, mm, rounded
 
 _FIRST_ONLY = (
     "a ChunkedLinear's loss has its gradients from the forward pass, and no second derivative; use nn.Linear "

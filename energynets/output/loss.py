@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, ShapeError, nearest
-from energynets.inference.engine.products import Precision, mm, rounded
 from energynets.parallel import WHOLE, LabelShard
+from energynets.products import Precision, mm, rounded
 
 CHUNKED_LOSSES = ("bce", "softmax")
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from energynets import ICNN, SPEN, BagOfWords, EnergyNetwork, MirrorDescent
+from energynets import ICNN, SPEN, BagOfWords, EnergyNetwork, MirrorDescent, products
 from energynets.config import Optimizer
 from energynets.data.batches import Batch, CachedFeatures, sparse_batch
 from energynets.inference import compiled_engine
-from energynets.inference.engine import elementwise, label_hopper, label_kernels, measurements, products
+from energynets.inference.engine import elementwise, label_hopper, label_kernels, measurements
 from energynets.objectives import EndToEnd
 from energynets.training.graph import GraphedUpdate
 from energynets.training.optimizers import build_optimizer, set_learning_rate

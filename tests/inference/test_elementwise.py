@@ -8,7 +8,8 @@ import pytest
 import torch
 from interpreted import AGREED, count_launches, run_interpreted
 
-from energynets.inference.engine import elementwise, native, products
+from energynets import products
+from energynets.inference.engine import elementwise, native
 
 call = elementwise._call
 

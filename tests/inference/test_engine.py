@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from energynets import products
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import ICNN, SPEN, Box, Euclidean, MeasuredEnergy, Simplex, SoftplusHead
 from energynets.errors import ConfigError, InferenceError
@@ -33,7 +34,7 @@ from energynets.inference import (
     general_path,
     path,
 )
-from energynets.inference.engine import elementwise, fused, measurements, mirror, products
+from energynets.inference.engine import elementwise, fused, measurements, mirror
 from energynets.inference.engine.mirror import MirrorFunction, MirrorPlan
 from energynets.models import EnergyNetwork
 from energynets.objectives import EndToEnd

@@ -8,9 +8,9 @@ import pytest
 import torch
 from interpreted import AGREED, count_launches, run_interpreted
 
-from energynets import ICNN, SPEN, EndToEnd, EnergyNetwork, MirrorDescent
+from energynets import ICNN, SPEN, EndToEnd, EnergyNetwork, MirrorDescent, products
 from energynets.data.batches import Batch
-from energynets.inference.engine import label_kernels, products
+from energynets.inference.engine import label_kernels
 from energynets.inference.streaming import energy_stream
 
 

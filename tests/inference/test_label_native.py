@@ -9,9 +9,9 @@ import torch
 from test_streamed import F, make_batch, network
 from torch import Tensor
 
-from energynets import SPEN, EndToEnd, MirrorDescent
+from energynets import SPEN, EndToEnd, MirrorDescent, products
 from energynets.inference import streaming
-from energynets.inference.engine import label_native, native, products, row_products
+from energynets.inference.engine import label_native, native, row_products
 
 pytestmark = pytest.mark.skipif(
     isinstance(native.library(torch.float64), str), reason=f"no native code: {native.library(torch.float64)}"

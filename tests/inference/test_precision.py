@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from energynets import ICNN, SPEN, Energy, GradientDescent, MirrorDescent, ProjectedGradient
+from energynets import ICNN, SPEN, Energy, GradientDescent, MirrorDescent, ProjectedGradient, products
 from energynets.errors import ConfigError
 from energynets.inference import general_path
-from energynets.inference.engine import products
 
 FORMS = {
     "y A^T": lambda rows, inner, columns: (torch.randn(rows, inner), torch.randn(columns, inner).T),

@@ -14,8 +14,8 @@ from energynets.inference.engine.path import (
     under_transforms,
     unmeasured,
 )
-from energynets.inference.engine.products import Precision
 from energynets.inference.engine.solve import iterate_descent, mirror_descent
+from energynets.products import Precision
 
 __all__ = [
     "Path",

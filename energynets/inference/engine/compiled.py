@@ -33,7 +33,7 @@ from energynets.inference.engine.mirror import (
     descend,
     descend_backward,
 )
-from energynets.inference.engine.products import plain_operations
+from energynets.products import plain_operations
 
 Flat = Callable[..., tuple[Tensor | None, ...]]
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from energynets.inference.engine.native import library
-from energynets.inference.engine.products import may_fuse
 from energynets.inference.engine.schedule import Number
+from energynets.products import may_fuse
 
 try:
     import triton

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from energynets.inference.engine.once import once
-from energynets.inference.engine.products import addmm, mm
 from energynets.inference.engine.streamed import Chunk, Inputs, LabelBars, Part, cut, in_chunks, loss_sum
+from energynets.products import addmm, mm
 from energynets.top import TopLabels, top_labels
 
 if TYPE_CHECKING:

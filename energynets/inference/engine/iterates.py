@@ -28,10 +28,10 @@ from torch import Tensor
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.measurements import linear_backward, linear_forward
 from energynets.inference.engine.once import once
-from energynets.inference.engine.products import Precision
 from energynets.inference.engine.rules import Rule, StepBars
 from energynets.inference.engine.schedule import Number, add_scaled
 from energynets.inference.solver import StepLoss
+from energynets.products import Precision
 
 Spread = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from energynets.inference.engine import label_hopper
 from energynets.inference.engine.label_passes import Packed
-from energynets.inference.engine.products import may_fuse
 from energynets.inference.engine.row_products import aligned
+from energynets.products import may_fuse
 
 try:
     import triton

@@ -17,7 +17,7 @@ from torch import Tensor
 from energynets.inference.engine.label_passes import Packed
 from energynets.inference.engine.native import library
 from energynets.inference.engine.pages import new_empty
-from energynets.inference.engine.products import may_fuse
+from energynets.products import may_fuse
 
 _Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _LINE = 64

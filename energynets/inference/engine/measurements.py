@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from energynets.inference.engine.products import Precision, addmm, may_fuse, mm, rounded
+from energynets.products import Precision, addmm, may_fuse, mm, rounded
 
 _STACKED = 1 << 22
 """Numbers of y and dz that are kept on a GPU, at most, for one product over several steps."""

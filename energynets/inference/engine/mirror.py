@@ -35,10 +35,10 @@ from energynets.inference.engine.elementwise import Terms
 from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.measurements import Measurements, linear_backward, linear_forward
 from energynets.inference.engine.once import once
-from energynets.inference.engine.products import Precision
 from energynets.inference.engine.schedule import Number
 from energynets.inference.observed import Observed
 from energynets.inference.solver import StepLoss
+from energynets.products import Precision
 
 NO_TERMS: Terms = ()
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from energynets.inference.engine.native import library
 from energynets.inference.engine.pages import new_empty
-from energynets.inference.engine.products import addmm, may_fuse, mm
+from energynets.products import addmm, may_fuse, mm
 
 _Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _LARGEST_BATCH = 128

@@ -45,8 +45,8 @@ from energynets.inference.engine.heads import MakeSlope
 from energynets.inference.engine.label_passes import LabelPasses, Packed
 from energynets.inference.engine.once import once
 from energynets.inference.engine.pages import new_empty
-from energynets.inference.engine.products import Precision, addmm, mm, rounded
 from energynets.parallel import WHOLE, LabelShard
+from energynets.products import Precision, addmm, mm, rounded
 
 if TYPE_CHECKING:
     from energynets.data.batches import SparseBatch

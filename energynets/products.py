@@ -34,8 +34,8 @@ descents that converge.
 # much and more. A rule by size and not by the clock: two runs must give the same bits.
 _FROM = {"y A^T": 1 << 24, "m A": 1 << 23, "M^T X": 1 << 29}
 _LEAST_INNER = 256
-# And where MKL leaves half of the processor's width unused, in any form: there oneDNN's rate is 1.5 to 2.3 times MKL's
-# (Zen 5, 84 shapes, one thread and two).
+# And where MKL leaves half of the processor's width unused, in any form: there oneDNN is 1.2 to 2.8 times as fast, by
+# median twice (Zen 5, 84 shapes, one thread and two).
 _FROM_HALVED = 1 << 22
 _LEAST = min(_FROM_HALVED, *_FROM.values())
 # oneDNN has no product that adds to a place: numbers of one that are made at a time before they are added to it.
@@ -134,6 +134,11 @@ def _onednn(x: Tensor, y: Tensor) -> bool:
         and may_fuse()
         and (_mkl_is_halved() or _repays(x, y, size))
     )
+
+
+def onednn_is_faster(x: Tensor, y: Tensor) -> bool:
+    """Whether x y is large, and oneDNN's by far the faster library for it on this processor: `mm` then uses that."""
+    return _mkl_is_halved() and _onednn(x, y)
 
 
 def _repays(x: Tensor, y: Tensor, size: int) -> bool:
