@@ -129,6 +129,22 @@ class Anderson(Solver):
         """Yield z_0, z_1, ..., z_T, each (B, L), as plain differentiable operations."""
         return self._iterates(_measured(energy), context, initial, observed)
 
+    def iterates(
+        self,
+        energy: Energy,
+        context: Any,
+        initial: Tensor | None = None,
+        *,
+        gradient: GradientMode | None = None,
+        observed: Observed | None = None,
+    ) -> list[Tensor]:
+        found = super().iterates(energy, context, initial, gradient=gradient, observed=observed)
+        if isinstance(gradient, NoGradient | Implicit):
+            steps = self._adaptive(_measured(energy), context, initial, observed).steps
+            for step in range(1, len(found)):
+                found[step] = torch.where((step <= steps).unsqueeze(-1), found[step], found[step - 1])
+        return found
+
     def _iterates(
         self,
         energy: MeasuredEnergy,

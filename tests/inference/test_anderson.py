@@ -379,3 +379,20 @@ def test_wrong_start_is_named():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         Anderson(**options)
+
+
+@pytest.mark.parametrize("mode", [NoGradient(), Implicit(tolerance=1e-2)], ids=["no gradient", "implicit"])
+def test_a_trace_stays_where_each_document_stopped(mode):
+    torch.manual_seed(0)
+    energy = ICNN(6, 9, hidden=(5, 4)).double()
+    with torch.no_grad():
+        energy.head.output *= 30
+    context = energy.condition(3 * torch.randn(8, 6, dtype=torch.float64))
+    result = infer(energy, context, solver=Anderson(tolerance=1e-3), gradient=mode, trace=True)
+    energies = result.trace.energies
+    assert len(result.steps.unique()) > 1
+    torch.testing.assert_close(energies[-1], result.energy, rtol=1e-9, atol=1e-9)
+    for document, steps in enumerate(result.steps.tolist()):
+        assert steps < 20
+        assert (energies[steps:, document] == energies[steps, document]).all()
+        assert energies[steps, document] != energies[steps - 1, document]
