@@ -15,19 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from energynets.inference.engine import compiling, under_transforms
-from energynets.inference.engine.native import library
+from energynets.inference.engine.native import Double, Long, Pointer, library
 from energynets.products import may_fuse
-
-_Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
 class _CrossEntropy(ctypes.Structure):
     """`CrossEntropy` of cross_entropy.c."""
 
     _fields_ = (
-        *((name, _Long) for name in ("count", "threads")),
-        *((name, _Pointer) for name in ("logits", "targets", "slope")),
-        ("scale", _Double),
+        *((name, Long) for name in ("count", "threads")),
+        *((name, Pointer) for name in ("logits", "targets", "slope")),
+        ("scale", Double),
     )
 
 

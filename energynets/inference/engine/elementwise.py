@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from energynets.inference.engine.native import library
+from energynets.inference.engine.native import Double, Long, Pointer, library
 from energynets.inference.engine.schedule import Number
 from energynets.products import may_fuse
 
@@ -36,16 +36,15 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BLOCK = 1024
 # Numbers from which a call of C costs less than the operations it stands for.
 _C_FROM = 1 << 14
-_Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
 class _Pass(ctypes.Structure):
     """`Pass` of passes.c."""
 
     _fields_ = (
-        *((name, _Long) for name in ("count", "threads", "terms", "bars")),
-        *((name, _Pointer) for name in ("logits", "term_0", "term_1", "gradient", "labels", "out", "bar_0", "bar_1")),
-        *((name, _Double) for name in ("term_factor_0", "term_factor_1", "bar_factor_0", "bar_factor_1")),
+        *((name, Long) for name in ("count", "threads", "terms", "bars")),
+        *((name, Pointer) for name in ("logits", "term_0", "term_1", "gradient", "labels", "out", "bar_0", "bar_1")),
+        *((name, Double) for name in ("term_factor_0", "term_factor_1", "bar_factor_0", "bar_factor_1")),
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from energynets.energies import Box, ConvexHead, MeasuredEnergy, SoftplusHead
 from energynets.energies.measured import MeasuredContext
 from energynets.inference.engine.mirror import MirrorPlan
-from energynets.inference.engine.native import library
+from energynets.inference.engine.native import Double, Long, Pointer, library
 from energynets.inference.engine.once import once
 
 # Bytes of A and of the head's matrices up to which this wins (measured, one Zen 3 core of two threads and 512 KiB of
@@ -31,21 +31,20 @@ LARGEST = 5 << 19
 _LARGEST_GRADIENTS = 1 << 23
 _MAX_LAYERS = 8
 _stands_for: ContextVar[int | None] = ContextVar("stands_for_labels", default=None)
-_Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
 class _Problem(ctypes.Structure):
     """`Problem` of fused.c."""
 
     _fields_ = (
-        *((name, _Long) for name in ("batch", "labels", "measurements", "steps", "layers", "passthrough")),
-        *((name, _Long) for name in ("bases", "offset_rows", "threads")),
-        *((name, _Pointer) for name in ("widths", "rows", "offset", "base_0", "base_1", "dropout", "known")),
-        *((name, _Pointer) for name in ("known_mask", "output", "matrices", "biases", "step_sizes")),
-        *((name, _Pointer) for name in ("factors_0", "factors_1")),
-        ("tau", _Double),
-        ("momentum", _Double),
-        ("saved", _Pointer),
+        *((name, Long) for name in ("batch", "labels", "measurements", "steps", "layers", "passthrough")),
+        *((name, Long) for name in ("bases", "offset_rows", "threads")),
+        *((name, Pointer) for name in ("widths", "rows", "offset", "base_0", "base_1", "dropout", "known")),
+        *((name, Pointer) for name in ("known_mask", "output", "matrices", "biases", "step_sizes")),
+        *((name, Pointer) for name in ("factors_0", "factors_1")),
+        ("tau", Double),
+        ("momentum", Double),
+        ("saved", Pointer),
     )
 
 
@@ -53,7 +52,7 @@ class _Gradients(ctypes.Structure):
     """`Gradients` of fused.c."""
 
     _fields_ = tuple(
-        (name, _Pointer)
+        (name, Pointer)
         for name in (
             *("logits", "rows", "offset", "base_0", "base_1", "output", "matrices", "biases", "numbers"),
             *("factors_0", "factors_1"),
@@ -167,7 +166,7 @@ class Fused:
         if keep:
             saved = logits.new_empty(self.library.saved_size(ctypes.byref(problem)))
             problem.saved = saved.data_ptr()
-        self._call(self.library.forward, ctypes.byref(problem), _Pointer(logits.data_ptr()))
+        self._call(self.library.forward, ctypes.byref(problem), Pointer(logits.data_ptr()))
         del alive
         return self.plan.visible(logits), saved
 

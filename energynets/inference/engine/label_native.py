@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +16,10 @@ import torch
 from torch import Tensor
 
 from energynets.inference.engine.label_passes import Packed
-from energynets.inference.engine.native import library
+from energynets.inference.engine.native import Double, Long, Pointer, library
 from energynets.inference.engine.pages import new_empty
 from energynets.products import may_fuse
 
-_Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _LINE = 64
 
 
@@ -27,13 +27,13 @@ class _LabelPass(ctypes.Structure):
     """`LabelPass` of label_native.c."""
 
     _fields_ = (
-        *((name, _Long) for name in ("batch", "labels", "measurements", "steps", "threads")),
-        *((name, _Long) for name in ("unary_row", "rows_row", "rows_bar_row", "unary_bar_row")),
-        *((name, _Pointer) for name in ("unary", "rows", "n", "bars", "factors")),
-        ("scale", _Double),
-        ("kept", _Pointer),
-        ("step", _Long),
-        *((name, _Pointer) for name in ("sums", "rows_bar", "unary_bar", "losses", "shares")),
+        *((name, Long) for name in ("batch", "labels", "measurements", "steps", "threads")),
+        *((name, Long) for name in ("unary_row", "rows_row", "rows_bar_row", "unary_bar_row")),
+        *((name, Pointer) for name in ("unary", "rows", "n", "bars", "factors")),
+        ("scale", Double),
+        ("kept", Pointer),
+        ("step", Long),
+        *((name, Pointer) for name in ("sums", "rows_bar", "unary_bar", "losses", "shares")),
     )
 
 
@@ -125,9 +125,8 @@ def _given(given: Packed, factors: Sequence[float], n: Tensor | None, bars: Tens
     pass_ = _LabelPass(*phi.shape, len(rows), steps, torch.get_num_threads(), phi.stride(0), rows.stride(0))
     pass_.kept = _address(kept)
     pass_.unary, pass_.rows, pass_.n, pass_.bars = phi.data_ptr(), rows.data_ptr(), _address(n), _address(bars)
-    numbers = (_Double * len(factors))(*factors)
-    pass_.factors = ctypes.cast(numbers, _Pointer)
-    pass_.numbers = numbers  # lives as long as what points to it
+    pass_.numbers = array("d", factors)  # lives as long as what points to it
+    pass_.factors, _ = pass_.numbers.buffer_info()
     return pass_
 
 

@@ -23,6 +23,8 @@ _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
 _DEFINES = {torch.float32: (), torch.float64: ("-DENERGYNETS_DOUBLE",)}
 # OpenMP is compiled in and left to be found where the library is loaded: torch's own, whose threads are warm.
 _THREADS = "-fopenmp"
+# Fields of its structures.
+Pointer, Long, Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
 class _Unavailable(Exception):

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from energynets.inference.engine.native import library
+from energynets.inference.engine.native import Double, Long, Pointer, library
 from energynets.inference.engine.pages import new_empty
 from energynets.products import addmm, may_fuse, mm
 
-_Pointer, _Long, _Double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _LARGEST_BATCH = 128
 # Bytes of U, below which starting threads and packing f cost more than they save.
 _FROM = 1 << 20
@@ -33,9 +32,9 @@ class _RowProduct(ctypes.Structure):
     """`RowProduct` of row_products.c."""
 
     _fields_ = (
-        *((name, _Long) for name in ("batch", "labels", "features", "threads", "slopes_row")),
-        *((name, _Pointer) for name in ("slopes", "given", "bias", "weight", "sums", "logits")),
-        ("kept", _Double),
+        *((name, Long) for name in ("batch", "labels", "features", "threads", "slopes_row")),
+        *((name, Pointer) for name in ("slopes", "given", "bias", "weight", "sums", "logits")),
+        ("kept", Double),
     )
 
 
