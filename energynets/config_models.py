@@ -144,7 +144,9 @@ class _Solver(Section):
         default="float32", description="of the factors of products with A; bf16 needs the engine's path"
     )
     memory: Positive | None = Field(
-        default=None, description="iterates kept for the backward pass, the others made again; null keeps all"
+        default=None,
+        description="iterates kept for the backward pass, the others made again; null: all, or what mirror descent has "
+        "room for",
     )
     tolerance: From0 = Field(
         default=0.0,

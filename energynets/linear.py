@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from energynets.products import addmm, mm, onednn_is_faster
@@ -33,11 +34,16 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
     """Whether `_Product` is for these, W (H, D): nothing else is at work that would have a say in their product."""
     return (
-        x.ndim == 2
+        not torch.compiler.is_compiling()  # first: a tracer need not see the rest
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and x.ndim == 2
+        and x.layout == torch.strided
+        and x.shape[1] == weight.shape[1]
         and onednn_is_faster(x, weight.T)
         and weight.dtype == x.dtype
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._functorch.peek_interpreter_stack()
+        and forward_ad._current_level < 0
     )
 
 
@@ -46,7 +52,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, by_rows: bool) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         ctx.by_rows = by_rows
         factor = weight.T if by_rows else weight
         return mm(x, factor) if bias is None else addmm(bias, x, factor, out=x.new_empty(len(x), len(weight)))

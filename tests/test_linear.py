@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from energynets import BagOfWords, Classifier, products
@@ -64,6 +65,23 @@ def test_second_derivatives_are_torchs(form, fast):
     assert fast
 
 
+@pytest.mark.parametrize(("frozen", "kept"), [("x", [(3, 7)]), ("weight", [(5, 7)]), ("neither", [(3, 7), (5, 7)])])
+def test_no_more_is_saved_than_gradients_need(frozen, kept, fast):
+    x, layer, saved = torch.randn(3, 7, requires_grad=frozen != "x"), Linear(7, 5), []
+    layer.weight.requires_grad_(frozen != "weight")
+
+    def save(tensor):
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        value = layer(x).sum()
+    assert saved == kept
+    value.backward()
+    assert (x.grad is None, layer.weight.grad is None) == (frozen == "x", frozen == "weight")
+    assert fast
+
+
 def test_only_what_is_asked_for_has_a_gradient(fast):
     x, layer = torch.randn(3, 7), Linear(7, 5)
     layer.bias.requires_grad_(False)
@@ -91,6 +109,19 @@ def test_transforms_and_autocast_are_torchs(fast):
     torch.testing.assert_close(torch.func.grad(lambda one: layer(one).sum())(x[0]), layer.weight.sum(0).expand(3, 7))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x[0]).dtype == torch.bfloat16
+    assert not fast
+
+
+def test_tracers_and_forward_mode_are_torchs(fast):
+    layer, x = Linear(7, 5), torch.randn(3, 7)
+    expected = functional.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(layer, x, check_trace=False)(x), expected)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    torch.testing.assert_close(tangent, layer.weight.sum(1).expand(3, 5))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.randn(3, 6))
     assert not fast
 
 

@@ -104,6 +104,11 @@ class Descent(Solver):
         self._fixed_sizes = sizes
         self.log_step_sizes = nn.Parameter(torch.tensor(sizes).log()) if learn_step_sizes else None
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether `memory` lets every iterate be kept."""
+        return self.memory is None or self.memory >= self.steps
+
     def step_sizes(self) -> Sequence[float | Tensor]:
         """eta_0 .. eta_{T-1}."""
         return self._fixed_sizes if self.log_step_sizes is None else self.log_step_sizes.exp().unbind()
@@ -283,7 +288,8 @@ class MirrorDescent(Descent):
 
     Args:
         memory: of n_t (B, K), z_t being linear in it; two more products a step make them again. None keeps them where
-            that adds no more than 4 MiB, or a sixth, to what a training step holds anyway; native code keeps all.
+            that adds no more than 4 MiB, or a sixth, to what a training step holds anyway; native and compiled code
+            keep all.
         Others as `Descent`. A step size of 1 / tau forgets z_t wholly: z_{t+1} = (phi - s_t A) / tau.
 
     Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.

@@ -21,8 +21,9 @@ class EnergyObjective(ABC):
     A stage that trains neither the energy nor the amortised start sees the network's own classifier, so that features
     and unary can be trained first. A new objective needs one method, `of`.
 
-    Labels that a batch reveals have their true values in every y that the objective reads: features are told of them,
-    inference and samples leave them as they are. Costs and agreements are of all labels, so those are right ones.
+    Labels that a batch reveals have their true values in every y that the objective reads: features that observe are
+    told of them, inference and samples leave them as they are. Costs and agreements are of all labels, so those are
+    right ones.
     """
 
     loss = "bce"

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from energynets import products
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
@@ -431,6 +432,45 @@ def test_steps_gone_through_again_by_default_give_the_same_gradients(options, gr
     for a, b in zip(split, gradients(12), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
     assert not segments
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.3, "learn_step_sizes": True}], ids=str)
+@pytest.mark.parametrize("memory", [None, 3])
+def test_checkpoints_and_offloading_around_a_descent(options, memory):
+    energy = SPEN(F, BIG)
+    features, solver = torch.randn(7, F), MirrorDescent(9, memory=memory, **options)
+    inputs = [*energy.parameters(), *solver.parameters()]
+
+    def descend(features):
+        return solver.solve(energy, energy.condition(features)).sigmoid().square().sum()
+
+    plain = torch.autograd.grad(descend(features), inputs)
+    again = torch.autograd.grad(checkpoint(descend, features, use_reentrant=False), inputs)
+    counts = {"packed": 0, "unpacked": 0}
+
+    def count(what, tensor):
+        counts[what] += 1
+        return tensor.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: count("packed", x), lambda x: count("unpacked", x)):
+        loss = descend(features)
+    copied = torch.autograd.grad(loss, inputs)
+    assert counts["packed"] == counts["unpacked"]
+    for a, b, c in zip(plain, again, copied, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_room_for_all_iterates_leaves_native_code_on(monkeypatch):
+    monkeypatch.undo()
+    energy = SPEN(F, 40)
+    for solver in (MirrorDescent(10), MirrorDescent(10, memory=10)):
+        assert path(energy, solver).reason == path(energy, MirrorDescent(10)).reason
+        assert "FusedFunction" in solver.solve(energy, energy.condition(torch.randn(3, F))).grad_fn.name()
+    assert (
+        "FusedFunction"
+        not in MirrorDescent(10, memory=9).solve(energy, energy.condition(torch.randn(3, F))).grad_fn.name()
+    )
 
 
 def test_a_segment_is_let_go_before_the_next_is_gone_through(monkeypatch):

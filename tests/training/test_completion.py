@@ -744,11 +744,11 @@ def test_objectives_that_read_an_energys_values_learn_with_known_labels(
 ) -> None:
     amortized = {"amortized": {}} if kind == "inference_network" else {}
     tree = completing({**SPEN, **amortized, "observes": observes}).model_dump(mode="json")
-    fast = {"keep": "last", "optimizer": {"learning_rate": 2e-2}}
-    tree["training"]["stages"] = [stage("unary", *ALL[:2], epochs=10, **fast), stage("energy", epochs=10, **fast)]
+    trains = [*ALL, "inference"] if amortized else ALL
+    tree["training"]["stages"] = [stage("all", *trains, epochs=25, keep="last", optimizer={"learning_rate": 2e-2})]
     run_toy(tmp_path / "run", experiment=Experiment.from_tree(tree | {"objective": {"kind": kind}}))
     rest = json.loads((tmp_path / "run" / "result.json").read_text())["observed"]["0.5"]
-    assert rest["test"]["precision@1"] > 0.4, "0.17 untrained, and 0.47 of the documents have one left"
+    assert rest["test"]["precision@1"] > 0.35, "0.13 untrained, and 0.47 of the documents have one left"
 
 
 def test_a_stage_that_cannot_see_known_labels_learns_from_all(tmp_path: Path) -> None:

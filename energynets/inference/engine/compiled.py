@@ -82,7 +82,7 @@ def directions(plan: MirrorPlan) -> Directions:
         return EAGER
     if plan.step_loss is not None:
         not_compiled("a loss that reads every step")
-    elif plan.memory is not None:
+    elif plan.memory is not None and plan.memory < plan.steps:
         not_compiled("a solver with `memory`")
     elif type(plan.domain) not in (Box, Euclidean, Simplex):
         not_compiled(f"the domain {type(plan.domain).__name__}, which is none of this package")

@@ -512,10 +512,12 @@ class MirrorFunction(torch.autograd.Function):
         needed = Needed(
             wants[0], tuple(wants[2 : 2 + num_bases]), any(wants[2 + num_bases + num_gates :]), factors, numbers
         )
-        inputs = _unpack(ctx.saved_tensors[: len(wants)], ctx.counts)
+        saved = ctx.saved_tensors  # asked for once, for what checkpoints or offloads makes them again each time
+        inputs = _unpack(saved[: len(wants)], ctx.counts)
         if logits_bar is None:
             logits_bar = torch.zeros_like(inputs[2][0])
-        run = MirrorFunction._run(ctx, len(wants), logits_bar)
+        run = MirrorFunction._run(ctx, saved[len(wants) :], logits_bar)
+        del saved
         if clear := getattr(ctx, "maybe_clear_saved_tensors", None):  # unless the graph is kept; no public name
             clear()
         found = ctx.directions.backward(plan, *inputs, run, logits_bar, loss_bar, needed)
@@ -525,9 +527,9 @@ class MirrorFunction(torch.autograd.Function):
         )
 
     @staticmethod
-    def _run(ctx: Any, num_inputs: int, logits: Tensor) -> MirrorRun:
-        """What `forward` saved; none of it stays behind here."""
-        states, *rest = ctx.saved_tensors[num_inputs:]
+    def _run(ctx: Any, saved: Sequence[Tensor], logits: Tensor) -> MirrorRun:
+        """What `forward` saved besides its inputs; none of it stays behind here."""
+        states, *rest = saved
         each = 1 if ctx.plan.mean_field else 2
         ends = range(0, each * ctx.num_starts + 1, each)
         starts: list[Sequence[Tensor]] = [rest[a:b] for a, b in itertools.pairwise(ends)]

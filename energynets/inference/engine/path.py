@@ -118,7 +118,7 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
 
 def _operations(energy: MeasuredEnergy, solver: Descent) -> str:
     refused = refusal(energy) if solver.precision == "float32" else f"products in {solver.precision}"
-    if solver.memory is not None:
+    if solver.memory is not None and not solver.keeps_all:
         refused = f"{min(solver.memory, solver.steps)} of {solver.steps} iterates kept"
     if refused is not None:
         return f"torch operations, not native code: {refused}"

@@ -78,7 +78,7 @@ def mirror_descent(
     )
     differentiated = torch.is_grad_enabled() and (learned or any(tensor.requires_grad for tensor in inputs))
     # Native code has float32 products alone, and stands back where compilation is asked for.
-    native = not symbolic and solver.precision == "float32" and solver.memory is None and velocity is None
+    native = not symbolic and solver.precision == "float32" and solver.keeps_all and velocity is None
     fused = Fused(energy, plan, len(bases)) if native and takes(energy, plan, context, bases, inputs) else None
     if not differentiated:
         if fused is not None:
