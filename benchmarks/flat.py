@@ -1,13 +1,15 @@
 """Peak memory of a training step against T: `python -m benchmarks.flat [--save FILE]`.
 
 Each number is from a fresh process (see benchmarks/memory.py): what one step takes beyond its inputs, its own gradients
-counted. The plain loops beside mirror descent as it comes, which keeps (B, K) numbers a step, and with a budget.
+counted. The plain loops beside mirror descent as it comes, which keeps (B, K) numbers of the steps there is room for,
+with a budget, and with all of them. What it costs to go through steps again: the time of the first over that of the last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from benchmarks.cases import Case
 from benchmarks.harness import describe_machine
 from benchmarks.memory import peak_bytes
 from benchmarks.rivals import Contestant, EnergyLoop, Ours, PlainLoop
-from benchmarks.timing import available_cores
+from benchmarks.timing import Budget, available_cores, interleave, limited_threads
 from energynets import MirrorDescent
 
 STEPS = (5, 10, 20, 40, 100)
@@ -31,7 +33,17 @@ class WithBudget(Ours):
         return MirrorDescent(self.problem.steps, step_size=self.problem.step_size, memory=BUDGET)
 
 
-CONTESTANTS: tuple[type[Contestant], ...] = (PlainLoop, EnergyLoop, Ours, WithBudget)
+class KeepsAll(Ours):
+    """`energynets`, its solver told to keep every iterate."""
+
+    name = "energynets, memory=T"
+
+    def build_solver(self) -> MirrorDescent:
+        steps = self.problem.steps
+        return MirrorDescent(steps, step_size=self.problem.step_size, memory=steps)
+
+
+CONTESTANTS: tuple[type[Contestant], ...] = (PlainLoop, EnergyLoop, Ours, WithBudget, KeepsAll)
 
 
 def measure(labels: int, measurements: int, batch: int, threads: int) -> dict[str, Any]:
@@ -48,7 +60,18 @@ def measure(labels: int, measurements: int, batch: int, threads: int) -> dict[st
         "gradients_mb": gradients,
         "peak_mb": megabytes,
         "growth_5_to_40": {name: peaks[40] / peaks[5] - 1 for name, peaks in megabytes.items()},
+        "time_over_keeping_all": {case.steps: _time_over_keeping_all(case, threads) for case in cases},
     }
+
+
+def _time_over_keeping_all(case: Case, threads: int) -> float:
+    """Median over rounds of what a step takes as it comes over what it takes where it keeps all."""
+    with limited_threads(threads):
+        both = {kind.name: kind(case.problem(), case.task, "cpu") for kind in (Ours, KeepsAll)}
+        for contestant in both.values():
+            contestant.run()
+        times = interleave({name: contestant.run for name, contestant in both.items()}, Budget())
+    return statistics.median(a / b for a, b in zip(times[Ours.name], times[KeepsAll.name], strict=True))
 
 
 def main() -> None:
@@ -65,6 +88,9 @@ def main() -> None:
     for name, peaks in found["peak_mb"].items():
         print(f"{name:>24s}" + "".join(f"{peak:8.1f}" for peak in peaks.values()), end="")
         print(f"  {found['growth_5_to_40'][name]:+7.0%}")
+    print(
+        f"{'time over memory=T':>24s}" + "".join(f"{ratio:8.2f}" for ratio in found["time_over_keeping_all"].values())
+    )
     if options.save:
         options.save.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
