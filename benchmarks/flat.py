@@ -2,7 +2,7 @@
 
 Each number is from a fresh process (see benchmarks/memory.py): what one step takes beyond its inputs, its own gradients
 counted. The plain loops beside mirror descent as it comes, which keeps (B, K) numbers of the steps there is room for,
-with a budget, and with all of them. What it costs to go through steps again: the time of the first over that of the last.
+with a budget, and with all of them. What it costs to go through steps again: the first's time over the last's.
 """
 
 from __future__ import annotations
