@@ -100,7 +100,7 @@ class MeasuredEnergy(Energy):
             nn.Parameter(torch.zeros(num_measurements, num_features)) if condition_measurements else None
         )
         self.gate_widths = gate_widths
-        self.gates = nn.ModuleList(nn.Linear(num_features, num_labels) for _ in gate_widths)
+        self.gates = nn.ModuleList(Linear(num_features, num_labels) for _ in gate_widths)
         for gate in self.gates:
             assert isinstance(gate, nn.Linear)
             # g = 1 + small: a gated network starts as the ungated one.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError
+from energynets.linear import Linear
 
 
 class AmortizedStart(nn.Module):
@@ -41,9 +42,9 @@ class AmortizedStart(nn.Module):
             raise ConfigError(f"amortized.hidden: expected layers of 1 unit or more, got {tuple(hidden)}")
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(num_features, width), nn.ReLU()]
+            layers += [Linear(num_features, width), nn.ReLU()]
             num_features = width
-        last = nn.Linear(num_features, num_labels)
+        last = Linear(num_features, num_labels)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.correction = nn.Sequential(*layers, last)

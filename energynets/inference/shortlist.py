@@ -29,6 +29,7 @@ from energynets.inference.engine.gathered import (
 from energynets.inference.engine.streamed import Inputs, in_chunks
 from energynets.inference.gradient import GradientMode, NoGradient
 from energynets.inference.solver import Solver
+from energynets.linear import linear
 from energynets.parallel.draws import labelled
 from energynets.top import TopLabels, top_positions
 
@@ -163,7 +164,7 @@ class ShortlistStream:
         inputs = self._inputs()
         with torch.no_grad():
             labels, phi = self._best(self._survey(inputs))
-        unary = functional.linear(self.features, inputs.weight, inputs.bias)
+        unary = linear(self.features, inputs.weight, inputs.bias)
         share = torch.sigmoid(unary).scatter(1, labels, 0)
         rows = columns_of(inputs.rows, labels)
         found = Gathered(unary.gather(1, labels), rows, share @ inputs.rows.T, unary.new_zeros(()), labels, phi)
@@ -219,7 +220,7 @@ class ShortlistStream:
 
     def _plainly(self, inputs: Inputs, found: Gathered, targets: SparseBatch) -> Gathered:
         """The same by plain operations on (B, L), differentiable as often as one likes."""
-        unary = functional.linear(self.features, inputs.weight, inputs.bias)
+        unary = linear(self.features, inputs.weight, inputs.bias)
         fixed = torch.ones_like(unary).scatter_(1, found.labels, 0)
         dense = targets.dense(unary.dtype)
         loss = (fixed * functional.binary_cross_entropy_with_logits(unary, dense, reduction="none")).sum()

@@ -14,6 +14,7 @@ from energynets.data.batches import SparseBatch
 from energynets.errors import ConfigError, TrainingError, counts
 from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.once import once
+from energynets.linear import Linear, linear
 from energynets.output.descent import Deferred, KeptSlopes, Pending
 from energynets.output.loss import ChunkedLoss
 from energynets.parallel import WHOLE, LabelShard
@@ -25,7 +26,7 @@ _FIRST_ONLY = (
 )
 
 
-class ChunkedLinear(nn.Linear):
+class ChunkedLinear(Linear):
     """logits = f U^T + u0 as `nn.Linear`, and their loss without a (B, L) tensor.
 
     One pass over chunks of labels gives the loss and its gradients in f, U and u0: of a chunk, d loss / d logits is
@@ -96,7 +97,7 @@ class ChunkedLinear(nn.Linear):
         if self.weight.dtype != torch.bfloat16:
             return super().forward(features)
         # A product in bfloat16 would round logits to 8 bits, and rank by what is left of them.
-        parts = [nn.functional.linear(features, rows.to(features.dtype)) for rows in self.weight.split(self.chunk)]
+        parts = [linear(features, rows.to(features.dtype)) for rows in self.weight.split(self.chunk)]
         logits = torch.cat(parts, dim=1)
         return logits if self.bias is None else logits + self.bias
 
@@ -137,7 +138,7 @@ class ChunkedLinear(nn.Linear):
         for start in range(0, self.out_features, self.chunk):
             labels = slice(start, start + self.chunk)
             bias = None if self.bias is None else self.bias[labels]
-            yield nn.functional.linear(features, self.weight[labels].to(features.dtype), bias)
+            yield linear(features, self.weight[labels].to(features.dtype), bias)
 
     @full_precision
     def loss(self, features: Tensor, labels: SparseBatch, loss: str) -> Tensor:
