@@ -56,7 +56,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         ctx.by_rows = by_rows
         factor = weight.T if by_rows else weight
-        return mm(x, factor) if bias is None else addmm(bias, x, factor, out=x.new_empty(len(x), len(weight)))
+        return mm(x, factor) if bias is None else addmm(bias, x, factor)
 
     @staticmethod
     def backward(ctx: Any, bar: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:

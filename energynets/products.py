@@ -66,7 +66,7 @@ def rounded(factor: Tensor, precision: Precision) -> Tensor:
     return factor.bfloat16() if precision == "bf16" else factor
 
 
-def addmm(base: Tensor, x: Tensor, y: Tensor, *, out: Tensor) -> Tensor:
+def addmm(base: Tensor, x: Tensor, y: Tensor, *, out: Tensor | None = None) -> Tensor:
     """base + x y, (R, C) + (R, N) (N, C); base may be (C,).
 
     Args:

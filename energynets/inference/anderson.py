@@ -138,12 +138,11 @@ class Anderson(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> list[Tensor]:
-        found = super().iterates(energy, context, initial, gradient=gradient, observed=observed)
-        if isinstance(gradient, NoGradient | Implicit):
-            steps = self._adaptive(_measured(energy), context, initial, observed).steps
-            for step in range(1, len(found)):
-                found[step] = torch.where((step <= steps).unsqueeze(-1), found[step], found[step - 1])
-        return found
+        if not isinstance(gradient, NoGradient | Implicit):
+            return super().iterates(energy, context, initial, gradient=gradient, observed=observed)
+        seen: list[Tensor] = []
+        self._adaptive(_measured(energy), context, initial, observed, seen)
+        return seen
 
     def _iterates(
         self,
@@ -166,13 +165,21 @@ class Anderson(Solver):
 
     @torch.no_grad()
     def _adaptive(
-        self, energy: MeasuredEnergy, context: MeasuredContext, initial: Tensor | None, observed: Observed | None
+        self,
+        energy: MeasuredEnergy,
+        context: MeasuredContext,
+        initial: Tensor | None,
+        observed: Observed | None,
+        seen: list[Tensor] | None = None,
     ) -> Solution:
+        """Each document until it stops by itself; `seen` as of `adaptive_descent`."""
         logits = self.start(energy, context, initial)
         active = ActiveSet(energy, context, observe(observed, energy, logits), logits)
         mixture = _Mixture(self, _first_slope(energy, context, logits))
         reach = _reach(energy, context, logits)
         for step in range(self.steps):
+            if seen is not None:
+                seen.append(active.whole(logits))
             if not len(active):
                 break
             image = _image(energy, active.context, logits, active.observed)
@@ -183,7 +190,10 @@ class Anderson(Solver):
                     mixture.select(kept)
                     logits, image, reach = logits[kept], image[kept], reach[kept]
             logits = -energy.adjoint(mixture.next(image), active.context) / energy.tau
-        return active.finish(logits, self.steps)
+        found = active.finish(logits, self.steps)
+        if seen is not None:
+            seen += [found.logits] * (1 + self.steps - len(seen))
+        return found
 
 
 class _Mixture:

@@ -48,10 +48,11 @@ class EnergyObjective(ABC):
             raise ConfigError(f"{name}: expected labels, y in Box(), got {model.domain}: there is EndToEnd")
         if batch.unknown is not None:
             raise ConfigError(f"{name}: reads every label, and some are unknown: there is EndToEnd")
-        context, features = model.condition(batch.inputs, observed_in(batch))
-        targets = batch.labels.dense(features.dtype)
-        observed = None if batch.revealed is None else Observed(targets, batch.revealed)
-        return self.of(model, features, context, targets, observed).sum() / max(len(features), 1)
+        observed = observed_in(batch)
+        context, features = model.condition(batch.inputs, observed)
+        return self.of(model, features, context, batch.labels.dense(features.dtype), observed).sum() / max(
+            len(features), 1
+        )
 
     @abstractmethod
     def of(

@@ -118,8 +118,8 @@ def general_reason(energy: Energy, solver: Solver) -> str | None:
 
 def _operations(energy: MeasuredEnergy, solver: Descent) -> str:
     refused = refusal(energy) if solver.precision == "float32" else f"products in {solver.precision}"
-    if solver.memory is not None and not solver.keeps_all:
-        refused = f"{min(solver.memory, solver.steps)} of {solver.steps} iterates kept"
+    if not solver.keeps_all:
+        refused = f"{solver.memory} of {solver.steps} iterates kept"
     if refused is not None:
         return f"torch operations, not native code: {refused}"
     ends = [name for name in ("tolerance", "line_search") if getattr(solver, name)]
