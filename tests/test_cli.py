@@ -389,6 +389,40 @@ def test_waiting_threads_soon_give_up_their_core(config: Path) -> None:
     assert spin(OMP_WAIT_POLICY="PASSIVE") == "0"
 
 
+_LARGE_PAGES = """
+import sys
+from energynets.cli import main
+main(sys.argv[1:])
+import torch
+large = torch.ones(1 << 24)
+start = large.data_ptr()
+inside = False
+for line in open("/proc/self/smaps"):
+    first = line.split()[0]
+    if not first.endswith(":"):
+        low, high = (int(end, 16) for end in first.split("-"))
+        inside = low <= start < high
+    elif inside and first == "VmFlags:":
+        print("asked" if "hg" in line.split() else "small")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what memory is asked for")
+def test_large_tensors_ask_for_large_pages() -> None:
+    """torch reads the variable with its first tensor: too late, or under another name, and pages are small."""
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+
+    def pages(verb: str, **settings: str) -> str:
+        command = [sys.executable, "-c", _LARGE_PAGES, verb, "--help"]
+        done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
+        return done.stdout.split()[-1]
+
+    if pages("bench", THP_MEM_ALLOC_ENABLE="1") != "asked":
+        pytest.skip("this torch or system knows no large pages")
+    assert pages("train") == "asked"
+    assert pages("bench") == pages("train", THP_MEM_ALLOC_ENABLE="0") == "small"
+
+
 @pytest.mark.parametrize(
     ("arguments", "where", "said"),
     [
