@@ -344,6 +344,22 @@ def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.
     assert len(capsys.readouterr().out.splitlines()) == 10
 
 
+def test_a_file_to_predict_has_the_columns_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tokenizers")
+    rows = [("oats", "rye"), ("rye", "oats"), ("oats,rye", "oats rye")]  # labels may stand in either column
+    for name, lines in (("train", 20 * rows), ("new", rows)):
+        (tmp_path / f"{name}.tsv").write_text("".join(f"{text}\t{labels}\n" for labels, text in lines))
+    data = {"format": "tsv", "train": str(tmp_path / "train.tsv"), "text": {"min_count": 1}}
+    path, run = tmp_path / "text.yaml", tmp_path / "run"
+    path.write_text(Experiment.from_tree(SMALL | {"data": data}).to_yaml())
+    assert "cannot tell which column is the text" in fails(capsys, "train", str(path), "--quiet")
+    path.write_text(Experiment.from_tree(SMALL | {"data": data | {"columns": ["text", "labels"]}}).to_yaml())
+    assert main(["train", str(path), "--folder", str(run), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path / "new.tsv"), "--format", "tsv", "--top", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_standard_input_is_a_document_a_line(tmp_path: Path, config: Path) -> None:
     run = tmp_path / "run"
     assert main(["train", str(config), "--folder", str(run), "--quiet"]) == 0

@@ -82,7 +82,7 @@ def listed_labels(trained: TrainedRun, documents: Documents, where: str) -> csr_
     count, names = int(trained.result.data["labels"]), documents.label_names
     known = documents.labels
     if documents.unknown is not None:
-        known = csr_array(2 * known.toarray() - 1 + documents.unknown.toarray())
+        known = _all_but(documents.unknown, known)
     if names is None or trained.label_names is None or names == trained.label_names:
         if known.shape[1] != count:
             raise DataError(f"{where}: expected the {count} labels of the run, got {known.shape[1]}")
@@ -93,6 +93,21 @@ def listed_labels(trained: TrainedRun, documents: Documents, where: str) -> csr_
     known = csr_array((known.data, ids[known.indices], known.indptr), shape=(known.shape[0], count))
     known.sort_indices()
     return known
+
+
+def _all_but(unknown: csr_array, true: csr_array) -> csr_array:
+    """(N, L) of 1 for each label that is true, -1 for each other one but the unknown; made row by row."""
+    import numpy as np
+
+    from energynets.data.dataset import csr
+
+    every = np.arange(true.shape[1])
+    rows = [np.delete(every, row) for row in np.split(unknown.indices, unknown.indptr[1:-1])]
+    values = [np.full(len(row), -1.0, np.float32) for row in rows]
+    for row, value, labels in zip(rows, values, np.split(true.indices, true.indptr[1:-1]), strict=True):
+        value[np.searchsorted(row, labels)] = 1
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    return csr(np.concatenate(values), np.concatenate(rows), offsets, true.shape)
 
 
 def _checked(header: tuple[str, ...], where: str) -> tuple[str, ...]:

@@ -168,6 +168,8 @@ def _read_file(trained: TrainedRun, source: str, file_format: str | None, known:
         options["labels"] = find_file(settings.labels, settings.root)
     elif name == "tsv" and trained.label_names is not None:
         options["label_names"] = trained.label_names
+    if name == own == "tsv" and settings.columns is not None:
+        options["columns"] = settings.columns
     if name == "reuters":
         options["split"] = "test"
     if known and name in ("svmlight", "xmc_raw"):  # whose files do not say how many labels there are
