@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional
 
+from energynets.eager import eager
 from energynets.products import addmm, mm, onednn_is_faster
 
 
@@ -34,16 +34,12 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
     """Whether `_Product` is for these, W (H, D): nothing else is at work that would have a say in their product."""
     return (
-        not torch.compiler.is_compiling()  # first: a tracer need not see the rest
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        eager()  # first: a tracer need not see the rest
         and x.ndim == 2
         and x.layout == torch.strided
         and x.shape[1] == weight.shape[1]
         and onednn_is_faster(x, weight.T)
         and weight.dtype == x.dtype
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.peek_interpreter_stack()
-        and forward_ad._current_level < 0
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.features.network import FeatureNetwork, InputKind
 from energynets.linear import product
+from energynets.masks import without
 
 
 class Observing(FeatureNetwork):
@@ -58,7 +59,7 @@ class Observing(FeatureNetwork):
         """
         if known is None or mask is None:
             return self.network(inputs)
-        true = torch.where(mask, known, 0).to(self.known_true.dtype)
+        true = without(known, ~mask).to(self.known_true.dtype)
         false = mask.to(true.dtype) - true
         false = (false - false.mean(1, keepdim=True)) * false.shape[1] ** -0.5
         term = product(true, self.known_true) + product(false, self.known_false)

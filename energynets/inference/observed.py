@@ -9,6 +9,7 @@ from torch import Tensor
 
 from energynets.energies import Domain, Energy, Euclidean, Simplex
 from energynets.errors import ShapeError
+from energynets.masks import where, without
 
 OBSERVED_LOGIT = 40.0
 """Logit of a label observed to hold: sigmoid(40) is 1 in float64, and yet every loss of it is finite."""
@@ -43,8 +44,7 @@ class Observed(NamedTuple):
                 f"observed: expected values and a bool mask of shape {shape}, "
                 f"got {tuple(values.shape)} and {tuple(mask.shape)} of {mask.dtype}"
             )
-        known = values[mask]
-        if not isinstance(energy.domain, Euclidean) and not bool(((known == 0) | (known == 1)).all()):
+        if not isinstance(energy.domain, Euclidean) and not bool(((values == 0) | (values == 1) | ~mask).all()):
             raise ShapeError("observed: expected values of 0 or 1")
         if isinstance(energy.domain, Simplex):
             groups = mask.unflatten(-1, (-1, energy.domain.num_categories))
@@ -58,18 +58,18 @@ class Observed(NamedTuple):
         """Those of some documents, (b,) int64."""
         return Observed(self.values[rows], self.mask[rows])
 
-    def labels(self, y: Tensor) -> Tensor:
-        """y with the known labels in their places."""
-        return torch.where(self.mask, self.values, y)
+    def labels(self, y: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """y with the known labels in their places; `out` is a place for it, without a derivative."""
+        return where(self.mask, self.values, y, out=out)
 
     def logits(self, z: Tensor, domain: Domain) -> Tensor:
         """z with the logits of the known labels in their places."""
         values = self.values if isinstance(domain, Euclidean) else OBSERVED_LOGIT * (2 * self.values - 1)
-        return torch.where(self.mask, values, z)
+        return where(self.mask, values, z)
 
-    def free(self, gradient: Tensor) -> Tensor:
-        """A gradient without the coordinates that cannot move."""
-        return gradient.masked_fill(self.mask, 0)
+    def free(self, gradient: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """A gradient without the coordinates that cannot move; `out` may be itself."""
+        return without(gradient, self.mask, out=out)
 
 
 def observe(observed: Observed | None, energy: Energy, like: Tensor) -> Observed | None:

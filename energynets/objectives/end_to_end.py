@@ -140,7 +140,7 @@ class EndToEnd:
             logits, loss = solve(energy, context, step_loss, start, gradient=gradient, observed=observed)
         moved = move(energy, logits, context)
         if observed is not None:  # which stay
-            moved = moved.masked_fill(observed.mask, 0)
+            moved = observed.free(moved)
         return loss + self.convergence_penalty * moved.square().sum() / max(len(logits), 1)
 
 

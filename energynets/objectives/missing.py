@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from energynets.energies import Box, Domain
 from energynets.errors import ConfigError
+from energynets.masks import where, without
 
 _BELOW = 40.0  # sigmoid(-40) adds nothing to a sum in float32, and 4e-18 in float64
 
@@ -32,7 +32,7 @@ def leave_out(logits: Tensor, targets: Tensor, mask: Tensor | None, domain: Doma
         raise ConfigError(f"labels left out of a loss: expected y in Box, got {domain}")
     # Below the smallest of a row, for a softmax looks at differences alone.
     certain = logits.detach().amin(-1, keepdim=True).clamp(max=0) - _BELOW
-    return torch.where(mask, certain, logits), targets.masked_fill(mask, 0)
+    return where(mask, certain.expand_as(logits), logits), without(targets, mask)
 
 
 def propensity_bce(logits: Tensor, targets: Tensor, propensity: Tensor | float, *, nonnegative: bool = True) -> Tensor:

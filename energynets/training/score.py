@@ -17,6 +17,7 @@ from energynets.data.reveal import GivenReveal, Reveal
 from energynets.errors import ConfigError, InferenceError
 from energynets.inference import InferenceResult
 from energynets.inference.engine.gathered import targets_at
+from energynets.masks import where
 from energynets.metrics import NOT_RANKED, TopScores
 from energynets.models import EnergyNetwork, observed_in
 from energynets.objectives.losses import probabilities
@@ -162,7 +163,7 @@ def top_probabilities(logits_BL: Tensor, k: int, loss: str, left_out_BL: Tensor 
         indices (B, k) int64 and values (B, k).
     """
     if left_out_BL is not None:
-        logits_BL = logits_BL.masked_fill(left_out_BL, -torch.inf)
+        logits_BL = where(left_out_BL, logits_BL.new_full((1, 1), -torch.inf).expand_as(logits_BL), logits_BL)
     indices_BK = top_positions(logits_BL, k)
     values_BK = probabilities(logits_BL, loss).gather(1, indices_BK)
     if left_out_BL is not None:

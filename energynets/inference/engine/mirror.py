@@ -147,7 +147,7 @@ class MirrorPlan:
         else:
             y = out.copy_(self.domain.labels(logits))
         if self.observed is not None:
-            torch.where(self.observed.mask, self.observed.values, y, out=y)
+            self.observed.labels(y, out=y)
         return y
 
     def start(self, at: At) -> Sequence[Tensor]:
@@ -173,7 +173,7 @@ class MirrorPlan:
             return
         out.copy_(self.domain.pullback(y, gradient))
         if self.observed is not None:
-            out.masked_fill_(self.observed.mask, 0)
+            self.observed.free(out, out=out)
         elementwise.share(out, bars)
 
 

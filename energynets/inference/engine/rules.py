@@ -91,7 +91,7 @@ class LogitRule:
 
     def labels(self, point: Tensor, out: Tensor) -> Tensor:
         y = torch.sigmoid(point, out=out) if self._box else out.copy_(self._domain.labels(point))
-        return y if self._observed is None else torch.where(self._observed.mask, self._observed.values, y, out=y)
+        return y if self._observed is None else self._observed.labels(y, out=y)
 
     def update(self, labels: Tensor, drive: Tensor, out: Tensor) -> Tensor:
         if self._box:  # y (1 - y) is 0 where y is known
@@ -109,7 +109,7 @@ class LogitRule:
         curvature = torch.func.grad(lambda y: (dv * self._domain.pullback(y, w)).sum())(step.labels)
         labels_bar = add_scaled(step.labels_bar, curvature, step.size)
         if self._observed is not None:
-            labels_bar.masked_fill_(self._observed.mask, 0)
+            self._observed.free(labels_bar, out=labels_bar)
         add_scaled(bar, step.drive_bar, -step.tau, out=bar)
         return bar.add_(self._domain.pullback(step.labels, labels_bar))
 
@@ -141,7 +141,7 @@ class LabelRule:
     def labels(self, point: Tensor, out: Tensor) -> Tensor:
         if self._observed is None:
             return point
-        return torch.where(self._observed.mask, self._observed.values, point, out=out)
+        return self._observed.labels(point, out=out)
 
     def update(self, labels: Tensor, drive: Tensor, out: Tensor) -> Tensor:
         return drive if out is drive else out.copy_(drive)

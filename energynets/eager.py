@@ -1,0 +1,17 @@
+"""Whether PyTorch runs operation by operation, with nothing at work that would have a say in what an operation is."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+
+def eager() -> bool:
+    """No compiler, trace, autocast, transform of torch.func or forward-mode derivative: a kernel of our own may run."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._functorch.peek_interpreter_stack()
+        and forward_ad._current_level < 0
+    )
