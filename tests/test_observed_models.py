@@ -117,6 +117,30 @@ def test_known_labels_are_two_more_columns_of_a_table_each(hidden: tuple[int, ..
     torch.testing.assert_close(found, wide(sparse_batch(csr_array(columns.detach().numpy()))))
 
 
+def test_a_few_true_labels_of_many_are_a_sparse_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    features = Observing(BagOfWords(D, hidden=(6,)), 300).double().eval()
+    values = (torch.rand(B, 300) < 0.02).double()
+    observed = Observed(values, torch.rand(B, 300) < 0.5)
+    assert (values * observed.mask).any()
+    calls: list[int] = []
+    of = SparseBatch.of
+    monkeypatch.setattr(SparseBatch, "of", lambda rows: calls.append(1) or of(rows))
+
+    def found() -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(1)
+        for weight in (features.known_true, features.known_false):
+            torch.nn.init.normal_(weight)
+        out = features(table(), *observed)
+        return out, *torch.autograd.grad(out.square().sum(), list(features.parameters()))
+
+    sparse = found()
+    monkeypatch.setattr("energynets.features.observing.DENSE_FROM", 0)
+    for a, b in zip(sparse, found(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert calls == [1]
+
+
 NETWORKS = {
     "bag_of_words": lambda: BagOfWords(D, hidden=(6,)),
     "kim_cnn": lambda: KimCNN(D, embedding_dim=4, windows=(2,), num_filters=6),

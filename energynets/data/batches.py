@@ -48,6 +48,13 @@ class SparseBatch:
         rows = torch.arange(len(counts), device=counts.device)
         return torch.repeat_interleave(rows, counts, output_size=len(self.columns))  # or CUDA waits to know the size
 
+    @classmethod
+    def of(cls, rows_BD: Tensor) -> SparseBatch:
+        """The entries of a dense (B, D) that are not 0."""
+        rows, columns = rows_BD.nonzero(as_tuple=True)
+        offsets = torch.searchsorted(rows, torch.arange(len(rows_BD) + 1, device=rows.device))
+        return cls(columns, rows_BD[rows, columns], offsets, rows_BD.shape[1])
+
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """(B, D)."""
         dtype = dtype or self.values.dtype

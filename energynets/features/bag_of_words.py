@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +14,11 @@ from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
 from energynets.features.dropout import dropout
 from energynets.features.network import FeatureNetwork, expect_table
-from energynets.linear import Linear, product
+from energynets.features.sparse import SparseLinear
+from energynets.linear import Linear
 from energynets.parallel import draws
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "tanh": torch.tanh}
-# Above this share of non-zeros the dense product is faster, forwards and backwards (measured on CPU, H = 512).
-_DENSE_FROM = 1 / 12
 
 
 class BagOfWords(FeatureNetwork):
@@ -100,64 +98,3 @@ class BagOfWords(FeatureNetwork):
 
     def _activate(self, hidden_BH: Tensor) -> Tensor:
         return dropout(_ACTIVATIONS[self.activation](hidden_BH), self.dropout, self.training)
-
-
-class SparseLinear(nn.Module):
-    """x W + b for sparse rows x, exact; a row without entries gives b.
-
-    Args:
-        num_inputs: D.
-        num_outputs: H.
-        bias: whether b is there.
-
-    `weight` is (D, H). Its entries start uniform with the variance of `nn.Linear`, 1 / (3 D).
-    """
-
-    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_inputs, num_outputs))
-        self.bias = nn.Parameter(torch.empty(num_outputs)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        bound = 1 / math.sqrt(max(1, self.weight.shape[0]))
-        nn.init.uniform_(self.weight, -bound, bound)
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -bound, bound)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}, bias={self.bias is not None}"
-
-    def forward(self, table: SparseBatch) -> Tensor:
-        """(B, D) sparse -> (B, H)."""
-        values = table.values.to(self.weight.dtype)
-        if len(values) > _DENSE_FROM * len(table) * table.num_columns:
-            out_BH = product(table.dense(self.weight.dtype), self.weight)
-        else:
-            out_BH = _SparseProduct.apply(self.weight, table.columns, values, table.offsets)
-        return out_BH if self.bias is None else out_BH + self.bias
-
-
-class _SparseProduct(torch.autograd.Function):
-    """X W, and for the backward pass X^T g, such a product itself: no atomics, the same bits on every run."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, columns: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
-        ctx.save_for_backward(columns, values, offsets)
-        ctx.num_columns = weight.shape[0]
-        return _rows_times(columns, values, offsets, weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_BH: Tensor) -> tuple[Tensor, None, None, None]:
-        columns, values, offsets = ctx.saved_tensors
-        counts = offsets.diff()
-        rows = torch.arange(len(counts), device=columns.device)
-        rows = torch.repeat_interleave(rows, counts, output_size=len(columns))  # or CUDA waits to know the size
-        ordered, by_column = torch.sort(columns, stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(ctx.num_columns + 1, device=columns.device))
-        found = _SparseProduct.apply(gradient_BH.contiguous(), rows[by_column], values[by_column], starts)
-        return found, None, None, None
-
-
-def _rows_times(columns: Tensor, values: Tensor, offsets: Tensor, matrix: Tensor) -> Tensor:
-    return F.embedding_bag(columns, matrix, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from energynets.data.batches import SparseBatch
-from energynets.features.bag_of_words import _ACTIVATIONS, _DENSE_FROM, BagOfWords, _SparseProduct
+from energynets.features.bag_of_words import _ACTIVATIONS, BagOfWords
 from energynets.features.dropout import dropout
+from energynets.features.sparse import DENSE_FROM, sparse_product
 
 Generators = Sequence[torch.Generator | None]
 
@@ -42,15 +43,15 @@ def stacked_features(
 def _first(network: BagOfWords, weights: Mapping[str, Tensor], tables: Sequence[SparseBatch]) -> Tensor:
     weight_SDH = weights["first.weight"]
     seeds, width, hidden = weight_SDH.shape
-    if sum(len(table.values) for table in tables) > _DENSE_FROM * seeds * len(tables[0]) * width:
+    if sum(len(table.values) for table in tables) > DENSE_FROM * seeds * len(tables[0]) * width:
         out_SBH = torch.stack([table.dense(weight_SDH.dtype) for table in tables]) @ weight_SDH
     else:  # one product of all: each network's columns after those of the one before
         columns = torch.cat([table.columns + width * number for number, table in enumerate(tables)])
-        values = torch.cat([table.values for table in tables]).to(weight_SDH.dtype)
+        values = torch.cat([table.values for table in tables])
         counts = torch.cat([table.offsets.diff() for table in tables])
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        flat = _SparseProduct.apply(weight_SDH.reshape(seeds * width, hidden), columns, values, offsets)
-        out_SBH = flat.view(seeds, -1, hidden)
+        together = SparseBatch(columns, values, offsets, seeds * width)
+        out_SBH = sparse_product(together, weight_SDH.reshape(seeds * width, hidden)).view(seeds, -1, hidden)
     return out_SBH + weights["first.bias"][:, None] if "first.bias" in weights else out_SBH
 
 
