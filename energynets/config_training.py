@@ -130,8 +130,6 @@ def check_cross_fit(stages: Sequence[Stage], model: Any, training: Training) -> 
                     f"{key}: each fold has features of its own, so the energy reads none: set model.energy.{other} to "
                     "false"
                 )
-        if model.observes:
-            raise ValueError(f"{key}: features that see known labels cannot be held out: set model.observes to false")
         if training.parallel.labels > 1:
             raise ValueError(f"{key}: one process alone: set training.parallel.labels to 1")
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents
+from energynets.data.reveal import Reveal
+from energynets.models import observed_in
 from energynets.training.files import write_atomically
 from energynets.training.interrupt import Interrupted, stop_message
 from energynets.training.run import RunFolder
@@ -40,11 +42,34 @@ def fold_rows(num_documents: int, folds: int, seed: int) -> list[np.ndarray]:
     return [np.sort(order[fold::folds]) for fold in range(folds)]
 
 
-def unary_logits(model: Any, documents: Documents, batch_size: int, device: torch.device | str) -> Tensor:
-    """phi of an energy network in evaluation mode, (N, L) on the CPU."""
-    classifier = model.as_classifier().eval()
+def _others(rows: np.ndarray, num_documents: int) -> np.ndarray:
+    return np.setdiff1d(np.arange(num_documents), rows, assume_unique=True)
+
+
+def unary_logits(
+    model: Any,
+    documents: Documents,
+    batch_size: int,
+    device: torch.device | str,
+    *,
+    rows: np.ndarray | None = None,
+    reveal: Reveal | None = None,
+) -> Tensor:
+    """phi of an energy network in evaluation mode, (N, L) on the CPU.
+
+    Args:
+        model: the network.
+        documents: x.
+        batch_size: documents a pass.
+        device: where the network is.
+        rows: of these documents, in this order; default: of all.
+        reveal: which labels are shown, where its features see them.
+    """
+    classifier, parts = model.as_classifier().eval(), []
     with torch.no_grad():
-        parts = [classifier(batch.inputs.to(device)).cpu() for batch in batches(documents, batch_size)]
+        for part in batches(documents, batch_size, order=rows, reveal=reveal):
+            batch = part.to(device)
+            parts.append(classifier.unary(classifier.compute_features(batch.inputs, observed_in(batch))).cpu())
     return torch.cat(parts) if parts else torch.empty(0, documents.num_labels)
 
 
@@ -73,17 +98,48 @@ def held_out_unary(
     for fold, rows in enumerate(fold_rows(len(documents), folds, seed)):
         path = folder / f"{fold}.npy"
         if not path.exists():
-            network = train(fold, np.setdiff1d(np.arange(len(documents)), rows, assume_unique=True))
-            values = unary_logits(network, documents[rows], batch_size, device).numpy()
+            network = train(fold, _others(rows, len(documents)))
+            values = unary_logits(network, documents, batch_size, device, rows=rows).numpy()
             write_atomically(path, lambda to, values=values: _save(to, values))  # type: ignore[misc]
         held[torch.from_numpy(rows)] = torch.from_numpy(np.load(path))
     return held
 
 
+class HeldOutNetworks:
+    """phi of each document by the network of its fold, where it depends on which labels are shown.
+
+    Args:
+        documents, folds, seed, train, batch_size, device: as of `held_out_unary`.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        folds: int,
+        seed: int,
+        train: Callable[[int, np.ndarray], Any],
+        batch_size: int,
+        device: torch.device | str,
+    ) -> None:
+        self._documents, self._batch_size, self._device = documents, batch_size, device
+        self._folds = fold_rows(len(documents), folds, seed)
+        self._networks = [train(fold, _others(rows, len(documents))) for fold, rows in enumerate(self._folds)]
+
+    def __call__(self, reveal: Reveal | None) -> Tensor:
+        """(N, L) on the CPU, with these labels shown."""
+        held = torch.empty(len(self._documents), self._documents.num_labels)
+        for rows, network in zip(self._folds, self._networks, strict=True):
+            held[torch.from_numpy(rows)] = unary_logits(
+                network, self._documents, self._batch_size, self._device, rows=rows, reveal=reveal
+            )
+        return held
+
+
 def fold_network(loop: Loop, folds: int, fold: int, rows: np.ndarray) -> Any:
     """A network trained on some of a loop's training documents as the stages before the current one trained its own.
 
-    It has a folder beside the others' in the run's, with checkpoints, and goes on from there.
+    It has a folder beside the others' in the run's, with checkpoints, and goes on from there: a fold that is done is
+    read.
 
     Raises:
         Interrupted: asked to stop; the fold has been saved.

@@ -27,7 +27,7 @@ from energynets.training.checkpoint import (
     load_weights,
     random_tensors,
 )
-from energynets.training.cross_fit import fold_network, held_out_unary, unary_logits
+from energynets.training.cross_fit import HeldOutNetworks, fold_network, held_out_unary, unary_logits
 from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request, stop_message
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
@@ -57,6 +57,7 @@ class _Current:
     objective: Objective
     train_features: Tensor | None = None
     validation_features: Tensor | None = None
+    held_out: HeldOutNetworks | None = None
     update: Update | GraphedUpdate | None = None
 
 
@@ -203,13 +204,14 @@ class Loop:
     def _batches(self, current: _Current) -> Iterator[Batch]:
         """What is left of the current epoch."""
         at, training = self.position, self.experiment.training
-        window = training.length_window if current.train_features is None else 1  # cached features have no padding
+        cached = current.train_features is not None or current.held_out is not None
+        window = 1 if cached else training.length_window  # which have no padding
         order = training_order(self.train, training.batch_size, window, self.experiment.seed, at.order)
         reveal = None
         if training.reveal is not None and self._sees_known(current.stage):
             low, high = training.reveal.low, training.reveal.high
             reveal = RandomReveal.training(low, high, self.experiment.seed, at.order)
-        features = current.train_features
+        features = current.train_features if current.held_out is None else current.held_out(reveal)
         return batches(self.train, training.batch_size, order=order, start=at.step, features=features, reveal=reveal)
 
     def _sees_known(self, stage: Stage) -> bool:
@@ -382,12 +384,16 @@ class Loop:
                 f"document, got {folds}"
             )
         size, seed = self.experiment.evaluation.batch_size, self.experiment.seed
-        folder = self.folder.cross_fit
-        current.train_features = held_out_unary(
-            self.train, folds, seed, functools.partial(fold_network, self, folds), folder, size, self.device
-        )
+        folder, train = self.folder.cross_fit, functools.partial(fold_network, self, folds)
+        if self.model.observes:  # phi is another in each epoch
+            folder.mkdir(exist_ok=True)
+            current.held_out = HeldOutNetworks(self.train, folds, seed, train, size, self.device)
+        else:
+            current.train_features = held_out_unary(self.train, folds, seed, train, folder, size, self.device)
         if self.validator.documents is not None:
-            current.validation_features = unary_logits(self.model, self.validator.documents, size, self.device)
+            current.validation_features = unary_logits(
+                self.model, self.validator.documents, size, self.device, reveal=self.validator.reveal
+            )
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -23,16 +23,18 @@ from energynets.energies import MeasuredEnergy
 from energynets.errors import ConfigError
 from energynets.inference.engine import path
 from energynets.training import BuiltData, Interrupted, Progress, RunFolder, load_run, train
-from energynets.training.cross_fit import fold_rows, held_out_unary, unary_logits
+from energynets.training.cross_fit import HeldOutNetworks, fold_rows, held_out_unary, unary_logits
 from energynets.training.loop import Loop
 
 FOLDS = 3
+OBSERVES = {**SPEN, "observes": True}
 
 
 def crossed(model: dict[str, Any] = SPEN, *, keep: str = "last", **energy: Any) -> Any:
     return toy_experiment(
         model,
         checkpoint_every=2,
+        reveal={"low": 0.2, "high": 0.8} if model.get("observes") else None,
         stages=[
             stage("unary", "features", "unary", epochs=3, keep=keep, optimizer={"learning_rate": 0.01}),
             stage("energy", "energy", epochs=2, keep="last", cross_fit=FOLDS, **energy),
@@ -121,15 +123,52 @@ def test_features_and_unary_stay_as_the_first_stage_left_them(tmp_path: Path) ->
     assert moved == {key for key in one if key.startswith("energy.") and ".unary." not in key}
 
 
+def test_where_features_see_known_labels_each_epoch_has_logits_of_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[Any, torch.Tensor]] = []
+    call = HeldOutNetworks.__call__
+
+    def spy(self: HeldOutNetworks, reveal: Any) -> torch.Tensor:
+        found.append((reveal, call(self, reveal)))
+        return found[-1][1]
+
+    monkeypatch.setattr(HeldOutNetworks, "__call__", spy)
+    data, experiment = toy_data(), crossed(OBSERVES)
+    train(experiment, folder=tmp_path / "run", data=data)
+    assert not (tmp_path / "run" / "cross-fit").exists()
+    rows, documents = data.prepared.splits["train"], data.prepared.split("train")
+    alone = experiment.model_copy(
+        update={"training": experiment.training.model_copy(update={"stages": experiment.stages[:1]})}
+    )
+    assert len(found) == 2
+    assert (found[0][1] != found[1][1]).any()
+    x, y = sparse_batch(documents.inputs).dense(), torch.from_numpy(documents.labels.toarray())
+    for number, fold in enumerate(fold_rows(len(rows), FOLDS, experiment.seed)):
+        splits = {**data.prepared.splits, "train": np.setdiff1d(rows, rows[fold])}
+        part = BuiltData(data.raw, data.preparation, type(data.prepared)(**{**vars(data.prepared), "splits": splits}))
+        train(alone, folder=tmp_path / str(number), data=part)
+        network = load_run(tmp_path / str(number)).model
+        own = sparse_batch(csr_array(x[fold].numpy()))
+        for reveal, phi in found:
+            mask = torch.from_numpy(reveal.at(fold[:, None], np.arange(6)))
+            assert 0.2 < mask.float().mean() < 0.8
+            expected = network.energy.unary(network.features(own, y[fold], mask))
+            torch.testing.assert_close(phi[torch.from_numpy(fold)], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("at", [("unary-fold-2-of-3", 3), ("unary-fold-3-of-3", 1), ("energy", 3)])
-def test_interrupted_anywhere_it_ends_as_if_it_had_not_been(tmp_path: Path, at: tuple[str, int]) -> None:
-    whole = train(crossed(), folder=tmp_path / "whole", data=toy_data(), progress=(watching := Watching()))
+@pytest.mark.parametrize("model", [SPEN, OBSERVES], ids=["blind", "observes"])
+def test_interrupted_anywhere_it_ends_as_if_it_had_not_been(
+    tmp_path: Path, model: dict[str, Any], at: tuple[str, int]
+) -> None:
+    whole = train(crossed(model), folder=tmp_path / "whole", data=toy_data(), progress=(watching := Watching()))
     folds = [f"unary-fold-{fold}-of-3" for fold in (1, 2, 3)]
     assert watching.stages == ["unary", "energy", *folds, "energy"]
     with pytest.raises(Interrupted, match=f"saved in {tmp_path / 'cut'}:"):
-        train(crossed(), folder=tmp_path / "cut", data=toy_data(), progress=Watching(at))
+        train(crossed(model), folder=tmp_path / "cut", data=toy_data(), progress=Watching(at))
     watching = Watching()
-    resumed = train(crossed(), folder=tmp_path / "cut", data=toy_data(), resume=True, progress=watching)
+    resumed = train(crossed(model), folder=tmp_path / "cut", data=toy_data(), resume=True, progress=watching)
     assert watching.stages[1:-1] == folds[folds.index(at[0]) :] if at[0] in folds else watching.stages == ["energy"] * 2
     assert resumed.metrics == whole.metrics
     one, other = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "cut"))
