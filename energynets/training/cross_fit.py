@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from energynets.data.batches import batches
 from energynets.data.dataset import Documents
 from energynets.data.reveal import Reveal
 from energynets.models import observed_in
-from energynets.training.files import write_atomically
 from energynets.training.interrupt import Interrupted, stop_message
 from energynets.training.run import RunFolder
 
@@ -40,10 +38,6 @@ def fold_rows(num_documents: int, folds: int, seed: int) -> list[np.ndarray]:
     """
     order = np.random.default_rng([seed, folds]).permutation(num_documents)
     return [np.sort(order[fold::folds]) for fold in range(folds)]
-
-
-def _others(rows: np.ndarray, num_documents: int) -> np.ndarray:
-    return np.setdiff1d(np.arange(num_documents), rows, assume_unique=True)
 
 
 def unary_logits(
@@ -78,9 +72,9 @@ def held_out_unary(
     folds: int,
     seed: int,
     train: Callable[[int, np.ndarray], Any],
-    folder: Path,
     batch_size: int,
     device: torch.device | str,
+    reveal: Reveal | None = None,
 ) -> Tensor:
     """phi of each document by the network of its fold, (N, L) on the CPU.
 
@@ -89,50 +83,16 @@ def held_out_unary(
         folds: how many networks.
         seed: of the partition.
         train: (number of the fold, rows of all others) -> an energy network trained on these.
-        folder: keeps each fold's logits, so that what was interrupted goes on after the last fold done.
         batch_size: documents a pass.
         device: where the networks are.
+        reveal: which labels are shown, where features see them.
     """
-    folder.mkdir(exist_ok=True)
     held = torch.empty(len(documents), documents.num_labels)
+    every = np.arange(len(documents))
     for fold, rows in enumerate(fold_rows(len(documents), folds, seed)):
-        path = folder / f"{fold}.npy"
-        if not path.exists():
-            network = train(fold, _others(rows, len(documents)))
-            values = unary_logits(network, documents, batch_size, device, rows=rows).numpy()
-            write_atomically(path, lambda to, values=values: _save(to, values))  # type: ignore[misc]
-        held[torch.from_numpy(rows)] = torch.from_numpy(np.load(path))
+        network = train(fold, np.setdiff1d(every, rows, assume_unique=True))
+        held[torch.from_numpy(rows)] = unary_logits(network, documents, batch_size, device, rows=rows, reveal=reveal)
     return held
-
-
-class HeldOutNetworks:
-    """phi of each document by the network of its fold, where it depends on which labels are shown.
-
-    Args:
-        documents, folds, seed, train, batch_size, device: as of `held_out_unary`.
-    """
-
-    def __init__(
-        self,
-        documents: Documents,
-        folds: int,
-        seed: int,
-        train: Callable[[int, np.ndarray], Any],
-        batch_size: int,
-        device: torch.device | str,
-    ) -> None:
-        self._documents, self._batch_size, self._device = documents, batch_size, device
-        self._folds = fold_rows(len(documents), folds, seed)
-        self._networks = [train(fold, _others(rows, len(documents))) for fold, rows in enumerate(self._folds)]
-
-    def __call__(self, reveal: Reveal | None) -> Tensor:
-        """(N, L) on the CPU, with these labels shown."""
-        held = torch.empty(len(self._documents), self._documents.num_labels)
-        for rows, network in zip(self._folds, self._networks, strict=True):
-            held[torch.from_numpy(rows)] = unary_logits(
-                network, self._documents, self._batch_size, self._device, rows=rows, reveal=reveal
-            )
-        return held
 
 
 def fold_network(loop: Loop, folds: int, fold: int, rows: np.ndarray) -> Any:
@@ -172,8 +132,3 @@ def fold_network(loop: Loop, folds: int, fold: int, rows: np.ndarray) -> Any:
         except Interrupted:
             raise Interrupted(stop_message(loop.folder.folder, loop.request)) from None
     return own.model
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, values)

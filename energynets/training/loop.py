@@ -8,7 +8,7 @@ import functools
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from energynets.data.batches import Batch, batches, training_order
 from energynets.data.dataset import Documents, MultiLabelDataset
-from energynets.data.reveal import RandomReveal
+from energynets.data.reveal import RandomReveal, Reveal
 from energynets.errors import CheckpointError, ConfigError, InferenceError, TrainingError
 from energynets.features import FeatureCache
 from energynets.parallel.mesh import Mesh
@@ -27,7 +27,7 @@ from energynets.training.checkpoint import (
     load_weights,
     random_tensors,
 )
-from energynets.training.cross_fit import HeldOutNetworks, fold_network, held_out_unary, unary_logits
+from energynets.training.cross_fit import fold_network, held_out_unary, unary_logits
 from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request, stop_message
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
@@ -48,7 +48,7 @@ class _Stop(Exception):
 
 @dataclass
 class _Current:
-    """The stage being run: its view of the model, what it trains, and what it reads."""
+    """The stage being run: its view of the model, what it trains, and what it reads, once or by what an epoch shows."""
 
     stage: Stage
     view: Any
@@ -57,7 +57,7 @@ class _Current:
     objective: Objective
     train_features: Tensor | None = None
     validation_features: Tensor | None = None
-    held_out: HeldOutNetworks | None = None
+    held_out: Callable[[Reveal | None], Tensor] | None = None
     update: Update | GraphedUpdate | None = None
 
 
@@ -384,12 +384,14 @@ class Loop:
                 f"document, got {folds}"
             )
         size, seed = self.experiment.evaluation.batch_size, self.experiment.seed
-        folder, train = self.folder.cross_fit, functools.partial(fold_network, self, folds)
-        if self.model.observes:  # phi is another in each epoch
-            folder.mkdir(exist_ok=True)
-            current.held_out = HeldOutNetworks(self.train, folds, seed, train, size, self.device)
+        self.folder.cross_fit.mkdir(exist_ok=True)
+        train = functools.partial(fold_network, self, folds)
+        held_out = functools.partial(held_out_unary, self.train, folds, seed, train, size, self.device)
+        phi = held_out(None)  # which trains the folds
+        if self.model.observes:
+            current.held_out = held_out
         else:
-            current.train_features = held_out_unary(self.train, folds, seed, train, folder, size, self.device)
+            current.train_features = phi
         if self.validator.documents is not None:
             current.validation_features = unary_logits(
                 self.model, self.validator.documents, size, self.device, reveal=self.validator.reveal
