@@ -61,7 +61,7 @@ def _options(
 # not for `bench`: its rivals are to run as their users have them.
 _SPIN = ("GOMP_SPINCOUNT", "1000")
 # Gradients of more than 32 MB go back to the system after each step and come fresh from it in the next, 4 kB at a
-# time: a quarter of a step at 46 million weights. torch asks for pages of 2 MB if it reads this before its first tensor
+# time: a fifth of a step at 46 million weights. torch asks for pages of 2 MB if it reads this before its first tensor
 # is made.
 _LARGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
 
