@@ -72,6 +72,20 @@ def learned_from(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return found
 
 
+def trained_without(fold: np.ndarray, experiment: Any, data: BuiltData, folder: Path) -> Any:
+    """What an experiment's first stage makes of the training documents outside a fold."""
+    first = experiment.training.model_copy(update={"stages": experiment.stages[:1]})
+    rows = data.prepared.splits["train"]
+    splits = {**data.prepared.splits, "train": np.setdiff1d(rows, rows[fold])}
+    rest = type(data.prepared)(**{**vars(data.prepared), "splits": splits})
+    train(
+        experiment.model_copy(update={"training": first}),
+        folder=folder,
+        data=BuiltData(data.raw, data.preparation, rest),
+    )
+    return load_run(folder).model
+
+
 @given(st.integers(2, 40), st.integers(2, 8), st.integers(0, 9))
 def test_folds_are_a_partition_of_even_sizes(documents: int, folds: int, seed: int) -> None:
     rows = fold_rows(documents, folds, seed)
@@ -86,16 +100,9 @@ def test_each_fold_is_a_training_of_its_own_on_the_other_documents(
 ) -> None:
     found, data, experiment = learned_from(monkeypatch), toy_data(), crossed(keep=keep)
     train(experiment, folder=tmp_path / "run", data=data)
-    rows = data.prepared.splits["train"]
-    alone = experiment.model_copy(
-        update={"training": experiment.training.model_copy(update={"stages": experiment.stages[:1]})}
-    )
-    for number, fold in enumerate(fold_rows(len(rows), FOLDS, experiment.seed)):
-        splits = {**data.prepared.splits, "train": np.setdiff1d(rows, rows[fold])}
-        part = BuiltData(data.raw, data.preparation, type(data.prepared)(**{**vars(data.prepared), "splits": splits}))
-        train(alone, folder=tmp_path / str(number), data=part)
-        network = load_run(tmp_path / str(number)).model
-        expected = unary_logits(network, data.prepared.documents[rows[fold]], 64, "cpu")
+    for number, fold in enumerate(fold_rows(len(data.prepared.splits["train"]), FOLDS, experiment.seed)):
+        network = trained_without(fold, experiment, data, tmp_path / str(number))
+        expected = unary_logits(network, data.prepared.split("train"), 64, "cpu", rows=fold)
         torch.testing.assert_close(found[0][torch.from_numpy(fold)], expected, rtol=0, atol=0)
     assert not (tmp_path / "run" / "cross-fit").exists()
 
@@ -136,19 +143,13 @@ def test_where_features_see_known_labels_each_epoch_has_logits_of_what_it_shows(
     data, experiment = toy_data(), crossed(OBSERVES)
     train(experiment, folder=tmp_path / "run", data=data)
     assert not (tmp_path / "run" / "cross-fit").exists()
-    rows, documents = data.prepared.splits["train"], data.prepared.split("train")
-    alone = experiment.model_copy(
-        update={"training": experiment.training.model_copy(update={"stages": experiment.stages[:1]})}
-    )
+    documents = data.prepared.split("train")
     assert [reveal is None for reveal, _ in found] == [True, False, False], "once to train the folds, once an epoch"
     found = found[1:]
     assert (found[0][1] != found[1][1]).any()
     x, y = sparse_batch(documents.inputs).dense(), torch.from_numpy(documents.labels.toarray())
-    for number, fold in enumerate(fold_rows(len(rows), FOLDS, experiment.seed)):
-        splits = {**data.prepared.splits, "train": np.setdiff1d(rows, rows[fold])}
-        part = BuiltData(data.raw, data.preparation, type(data.prepared)(**{**vars(data.prepared), "splits": splits}))
-        train(alone, folder=tmp_path / str(number), data=part)
-        network = load_run(tmp_path / str(number)).model
+    for number, fold in enumerate(fold_rows(len(documents), FOLDS, experiment.seed)):
+        network = trained_without(fold, experiment, data, tmp_path / str(number))
         own = sparse_batch(csr_array(x[fold].numpy()))
         for reveal, phi in found:
             mask = torch.from_numpy(reveal.at(fold[:, None], np.arange(6)))
