@@ -12,6 +12,11 @@ def eager() -> bool:
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.peek_interpreter_stack()
+        and not under_transforms()
         and forward_ad._current_level < 0
     )
+
+
+def under_transforms() -> bool:
+    """Whether a torch.func transform is at work, which cannot enter a hand-derived backward."""
+    return bool(torch._C._functorch.peek_interpreter_stack())

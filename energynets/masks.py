@@ -92,10 +92,9 @@ class _Where(torch.autograd.Function):
         return _chosen(mask, true, false)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         (mask,) = ctx.saved_tensors
         _, of_true, of_false = ctx.needs_input_grad
-        (gradient,) = gradients
         return (
             None,
             without(gradient, ~mask) if of_true else None,
@@ -110,6 +109,6 @@ class _Without(torch.autograd.Function):
         return _kept(x, mask)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
-        return without(gradients[0], mask), None
+        return without(gradient, mask), None

@@ -50,9 +50,8 @@ class EnergyObjective(ABC):
             raise ConfigError(f"{name}: reads every label, and some are unknown: there is EndToEnd")
         observed = observed_in(batch)
         context, features = model.condition(batch.inputs, observed)
-        return self.of(model, features, context, batch.labels.dense(features.dtype), observed).sum() / max(
-            len(features), 1
-        )
+        targets = batch.labels.dense(features.dtype)
+        return self.of(model, features, context, targets, observed).sum() / max(len(features), 1)
 
     @abstractmethod
     def of(

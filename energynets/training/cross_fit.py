@@ -9,7 +9,7 @@ generalisation; Wolpert, Neural Networks 5, 1992).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +69,8 @@ def unary_logits(
 
 def held_out_unary(
     documents: Documents,
-    folds: int,
-    seed: int,
-    train: Callable[[int, np.ndarray], Any],
+    parts: Sequence[np.ndarray],
+    networks: Iterable[Any],
     batch_size: int,
     device: torch.device | str,
     reveal: Reveal | None = None,
@@ -80,19 +79,23 @@ def held_out_unary(
 
     Args:
         documents: N training documents.
-        folds: how many networks.
-        seed: of the partition.
-        train: (number of the fold, rows of all others) -> an energy network trained on these.
+        parts: the rows of each fold.
+        networks: an energy network for each fold, trained on the others; each asked for once the one before is done.
         batch_size: documents a pass.
         device: where the networks are.
         reveal: which labels are shown, where features see them.
     """
     held = torch.empty(len(documents), documents.num_labels)
-    every = np.arange(len(documents))
-    for fold, rows in enumerate(fold_rows(len(documents), folds, seed)):
-        network = train(fold, np.setdiff1d(every, rows, assume_unique=True))
+    for rows, network in zip(parts, networks, strict=True):
         held[torch.from_numpy(rows)] = unary_logits(network, documents, batch_size, device, rows=rows, reveal=reveal)
     return held
+
+
+def fold_networks(loop: Loop, parts: Sequence[np.ndarray]) -> Iterator[Any]:
+    """For each fold of a loop's training documents a network trained on the others, one after the other."""
+    every = np.arange(len(loop.train))
+    for fold, rows in enumerate(parts):
+        yield fold_network(loop, len(parts), fold, np.setdiff1d(every, rows, assume_unique=True))
 
 
 def fold_network(loop: Loop, folds: int, fold: int, rows: np.ndarray) -> Any:

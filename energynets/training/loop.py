@@ -27,7 +27,7 @@ from energynets.training.checkpoint import (
     load_weights,
     random_tensors,
 )
-from energynets.training.cross_fit import fold_network, held_out_unary, unary_logits
+from energynets.training.cross_fit import fold_networks, fold_rows, held_out_unary, unary_logits
 from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request, stop_message
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
@@ -383,15 +383,15 @@ class Loop:
                 f"stage {current.stage.name!r}, cross_fit: expected at most {len(self.train)} folds, one a training "
                 f"document, got {folds}"
             )
-        size, seed = self.experiment.evaluation.batch_size, self.experiment.seed
+        size = self.experiment.evaluation.batch_size
         self.folder.cross_fit.mkdir(exist_ok=True)
-        train = functools.partial(fold_network, self, folds)
-        held_out = functools.partial(held_out_unary, self.train, folds, seed, train, size, self.device)
-        phi = held_out(None)  # which trains the folds
-        if self.model.observes:
-            current.held_out = held_out
+        parts = fold_rows(len(self.train), folds, self.experiment.seed)
+        networks = fold_networks(self, parts)
+        if self.model.observes:  # phi is another in each epoch, and all networks stay for it
+            kept = list(networks)
+            current.held_out = functools.partial(held_out_unary, self.train, parts, kept, size, self.device)
         else:
-            current.train_features = phi
+            current.train_features = held_out_unary(self.train, parts, networks, size, self.device)
         if self.validator.documents is not None:
             current.validation_features = unary_logits(
                 self.model, self.validator.documents, size, self.device, reveal=self.validator.reveal

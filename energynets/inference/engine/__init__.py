@@ -4,6 +4,7 @@
 oracle of this one.
 """
 
+from energynets.eager import under_transforms
 from energynets.inference.engine.compiled import compiled_engine, compiling, not_compiled
 from energynets.inference.engine.path import (
     Path,
@@ -11,7 +12,6 @@ from energynets.inference.engine.path import (
     general_path,
     general_reason,
     path,
-    under_transforms,
     unmeasured,
 )
 from energynets.inference.engine.solve import iterate_descent, mirror_descent

@@ -164,8 +164,3 @@ def _draws(head: nn.Module) -> bool:
 def asked_for_general_path() -> bool:
     """Whether `general_path()` is at work."""
     return _general_only.get()
-
-
-def under_transforms() -> bool:
-    """Whether a torch.func transform is at work, which cannot enter a hand-derived backward."""
-    return bool(torch._C._functorch.peek_interpreter_stack())
