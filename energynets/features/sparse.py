@@ -63,19 +63,25 @@ class _SparseProduct(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, columns: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
         ctx.save_for_backward(columns, values, offsets)
         ctx.num_columns = weight.shape[0]
-        return _rows_times(columns, values, offsets, weight)
+        return rows_times(columns, values, offsets, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient_BH: Tensor) -> tuple[Tensor, None, None, None]:
         columns, values, offsets = ctx.saved_tensors
-        counts = offsets.diff()
-        rows = torch.arange(len(counts), device=columns.device)
-        rows = torch.repeat_interleave(rows, counts, output_size=len(columns))  # or CUDA waits to know the size
-        ordered, by_column = torch.sort(columns, stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(ctx.num_columns + 1, device=columns.device))
-        found = _SparseProduct.apply(gradient_BH.contiguous(), rows[by_column], values[by_column], starts)
+        found = _SparseProduct.apply(gradient_BH.contiguous(), *transposed(columns, values, offsets, ctx.num_columns))
         return found, None, None, None
 
 
-def _rows_times(columns: Tensor, values: Tensor, offsets: Tensor, matrix: Tensor) -> Tensor:
+def rows_times(columns: Tensor, values: Tensor, offsets: Tensor, matrix: Tensor) -> Tensor:
+    """X M of sparse rows X, row i from `offsets[i]` to `offsets[i + 1]`, without a derivative of its own."""
     return F.embedding_bag(columns, matrix, offsets, mode="sum", per_sample_weights=values, include_last_offset=True)
+
+
+def transposed(columns: Tensor, values: Tensor, offsets: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns, values and offsets of X^T: in each of its rows the entries in their order in X."""
+    counts = offsets.diff()
+    rows = torch.arange(len(counts), device=columns.device)
+    rows = torch.repeat_interleave(rows, counts, output_size=len(columns))  # or CUDA waits to know the size
+    ordered, by_column = torch.sort(columns, stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(num_columns + 1, device=columns.device))
+    return rows[by_column], values[by_column], starts

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from energynets.data.batches import TokenBatch, token_batch
 from energynets.data.dataset import TokenSequences
-from energynets.features import XMLCNN, KimCNN
+from energynets.features import XMLCNN, KimCNN, word_convolution
+from energynets.features.embedding import pack
+from energynets.features.word_convolution import WordConvolution
 
 V = 23
 
@@ -56,6 +58,14 @@ NETWORKS = {
     ),
     "xml embedding, more chunks than positions": lambda: xml(conv_axis="embedding", max_tokens=16, pooling_chunks=8),
 }
+
+
+@pytest.fixture(params=[0.0, float("inf")], ids=["dense gradient", "sparse gradient"])
+def either_gradient(request, monkeypatch) -> None:
+    """Batches of a few words take the dense one by themselves."""
+    monkeypatch.setattr(word_convolution, "SPARSE_UP_TO", request.param)
+
+
 every_network = pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS.keys())
 
 
@@ -99,6 +109,7 @@ def oracle(network: KimCNN | XMLCNN, documents: list[list[int]]) -> torch.Tensor
 
 
 @every_network
+@pytest.mark.usefixtures("either_gradient")
 def test_value_and_gradient_agree_with_a_loop_over_documents(build) -> None:
     network, documents = build(), random_documents(1)
     features = network(batch_of(documents))
@@ -115,6 +126,7 @@ def test_value_and_gradient_agree_with_a_loop_over_documents(build) -> None:
 
 
 @every_network
+@pytest.mark.usefixtures("either_gradient")
 def test_gradcheck(build) -> None:
     network, batch = build(), batch_of(random_documents(2, (0, 6, 3)))
     free = [p for name, p in network.named_parameters() if "embedding" not in name]
@@ -127,6 +139,69 @@ def test_gradcheck(build) -> None:
         return torch.func.functional_call(network, {"embedding.weight": changed}, (batch,))
 
     assert torch.autograd.gradcheck(of_used, table.detach()[used].clone().requires_grad_(), fast_mode=True)
+
+
+class TestSparseGradient:
+    """Of a convolution over words: on a CPU, where chunks are few beside words."""
+
+    @pytest.fixture
+    def case(self, monkeypatch):
+        torch.manual_seed(1)
+        packed = pack(batch_of(random_documents(6, (3, 40, 9))), shortest=3)
+        vectors = torch.randn(len(packed.words), 5, dtype=torch.float64, requires_grad=True)
+        convolution = WordConvolution(5, 4, 3, pooling_chunks=2).double()
+
+        def gradients(up_to: float, *wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            monkeypatch.setattr(word_convolution, "SPARSE_UP_TO", up_to)
+            return torch.autograd.grad(F.relu(convolution(vectors, packed)).square().sum(), wanted)
+
+        return convolution, vectors, packed, gradients
+
+    @pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["vectors", "filters", "both"])
+    def test_is_the_dense_one(self, case, which) -> None:
+        convolution, vectors, _, gradients = case
+        wanted = [(vectors, convolution.weight)[i] for i in which]
+        for sparse, dense in zip(gradients(9.0, *wanted), gradients(0.0, *wanted), strict=True):
+            torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-12)
+            assert dense.any()
+
+    @pytest.mark.parametrize("frozen", ["vectors", "filters"])
+    def test_of_frozen_vectors_or_filters(self, case, frozen) -> None:
+        convolution, vectors, _, gradients = case
+        (vectors if frozen == "vectors" else convolution.weight).requires_grad_(False)
+        wanted = convolution.weight if frozen == "vectors" else vectors
+        torch.testing.assert_close(gradients(9.0, wanted), gradients(0.0, wanted), rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("frozen", ["vectors", "filters", "neither"])
+    def test_second_derivatives(self, case, frozen, monkeypatch) -> None:
+        convolution, vectors, packed, _ = case
+        monkeypatch.setattr(word_convolution, "SPARSE_UP_TO", 9.0)
+        vectors.requires_grad_(frozen != "vectors")
+        convolution.weight.requires_grad_(frozen != "filters")
+        inputs = [x for x in (vectors, convolution.weight) if x.requires_grad]
+        assert torch.autograd.gradgradcheck(lambda *_: convolution(vectors, packed).square(), inputs)
+
+    def test_is_what_a_batch_of_many_words_has(self, case, monkeypatch) -> None:
+        _, vectors, packed, _ = case
+        convolution = WordConvolution(5, 4, 3, pooling_chunks=2, bias=False).double()
+        by_hand = word_convolution._AtWinners
+        used = []
+        monkeypatch.setattr(by_hand, "apply", lambda *given: used.append(True) or given[-1])
+        convolution(vectors, packed)
+        chunks = 2 * len(packed.lengths)
+        assert chunks > word_convolution.SPARSE_UP_TO * len(vectors)
+        assert not used
+        more = vectors.repeat(2, 1)
+        convolution(more, packed)
+        assert chunks <= word_convolution.SPARSE_UP_TO * len(more)
+        assert used
+
+    def test_under_a_transform_is_the_dense_one(self, case, monkeypatch) -> None:
+        convolution, vectors, packed, gradients = case
+        (expected,) = gradients(0.0, vectors)
+        monkeypatch.setattr(word_convolution, "SPARSE_UP_TO", 9.0)
+        of = torch.func.grad(lambda v: F.relu(convolution(v, packed)).square().sum())
+        torch.testing.assert_close(of(vectors), expected, rtol=0, atol=1e-12)
 
 
 @every_network
@@ -165,6 +240,7 @@ def test_what_stands_behind_a_document_is_not_read(build) -> None:
 
 
 @every_network
+@pytest.mark.usefixtures("either_gradient")
 def test_a_batch_of_empty_documents(build) -> None:
     network = build()
     features = network(batch_of([[], []]))
@@ -174,6 +250,7 @@ def test_a_batch_of_empty_documents(build) -> None:
 
 
 @every_network
+@pytest.mark.usefixtures("either_gradient")
 def test_same_bits_twice(build) -> None:
     documents = random_documents(5, (30, 200, 7, 0, 64, 65))
     results = []
