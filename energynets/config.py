@@ -145,6 +145,9 @@ class Evaluation(Section):
     observed: tuple[Share, ...] = Field(
         default=(), description="shares of a document's labels that are shown, each measured on the rest besides"
     )
+    draws: Positive = Field(
+        default=1, description="times that the labels shown are drawn anew; what is measured of the rest is the mean"
+    )
 
     def metric_names(self) -> tuple[str, ...]:
         """Every metric that is measured, in the order of results."""
@@ -308,6 +311,8 @@ class Experiment(Section):
         # What there was before there was a choice is left out: runs from then stay theirs.
         if self.evaluation.decoding == "global":
             how["evaluation"] = {"decoding"}
+        if self.evaluation.draws == 1:
+            how["evaluation"] = how.get("evaluation", set()) | {"draws"}
         if getattr(self.model, "neighbours", None) is None:
             how["model"] |= {"neighbours"}
         if self.training.initial_bias == "random":

@@ -224,6 +224,8 @@ def test_hash_ignores_seed_name_device_and_folder_only() -> None:
     assert Experiment.from_tree(VALID, ["data.planted.seed=1"]).hash() != base
     assert Experiment.from_tree(VALID, ["evaluation.decoding=global"]).hash() == base
     assert Experiment.from_tree(VALID, ["evaluation.decoding=expected_f1"]).hash() != base
+    assert Experiment.from_tree(VALID, ["evaluation.draws=1"]).hash() == base
+    assert Experiment.from_tree(VALID, ["evaluation.draws=2"]).hash() != base
     assert Experiment.from_tree(VALID, ["training.initial_bias=random"]).hash() == base
     assert Experiment.from_tree(VALID, ["training.initial_bias=frequencies"]).hash() != base
 

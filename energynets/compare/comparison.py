@@ -142,6 +142,7 @@ class Comparison:
         reference: name of the row that others are compared with; None where there is none.
         observed: share of the labels shown, as text -> name of the reference there: of each share above 0 that the
             rows are measured at besides.
+        draws: times that the labels shown were drawn.
         processes: runs that shared the machine at a time, at most.
         notes: more sentences for the caption.
         decoding: what makes sets of scores, of every row.
@@ -162,6 +163,7 @@ class Comparison:
     monitor: str = "f1_example"
     reference: str | None = None
     observed: Mapping[str, str | None] = field(default_factory=dict)
+    draws: int = 1
     processes: int = 1
     notes: tuple[str, ...] = ()
     tested: Tested | None = None
@@ -248,6 +250,7 @@ class Comparison:
             "untuned": self.untuned,
             "reference": self.reference,
             "observed": dict(self.observed),
+            "draws": self.draws,
             "differences": [asdict(difference) for difference in self.differences],
             "gains": [asdict(gain) for gain in self.gains],
             "rows": rows,
@@ -481,6 +484,7 @@ def _gather(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         monitor=_monitor(experiments),
         observed=dict.fromkeys(experiments[0].evaluation.shares_shown()),
+        draws=experiments[0].evaluation.draws,
     )
 
 

@@ -62,6 +62,7 @@ def _comparison(folder: Path, written: Mapping[str, Any]) -> Comparison:
         monitor=written["monitor"],
         reference=written["reference"],
         observed=written["observed"],
+        draws=written.get("draws", 1),
         processes=written["processes"],
         notes=tuple(written["notes"]),
         tested=Tested(*(tuple(Difference(**each) for each in written[key]) for key in ("differences", "gains"))),

@@ -29,7 +29,7 @@ def check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> Non
             raise ConfigError(f"compare: {names.count(name)} experiments are called {name!r}; give each its own `name`")
     first = experiments[0]
     for experiment in experiments[1:]:
-        for key in ("ks", "propensity", "threshold_rule", "decoding", "top", "observed"):
+        for key in ("ks", "propensity", "threshold_rule", "decoding", "top", "observed", "draws"):
             ours, theirs = getattr(experiment.evaluation, key), getattr(first.evaluation, key)
             if ours != theirs:
                 raise ConfigError(

@@ -154,9 +154,13 @@ def rest_tables(comparison: Comparison) -> Iterator[tuple[str, list[Column], lis
 
 
 def _rest_caption(comparison: Comparison, share: str) -> list[str]:
+    drawn, means = "", ""
+    if comparison.draws > 1:
+        drawn, means = f", drawn {comparison.draws} times", " and means over the draws"
     lines = [
-        f"Of each test document {100 * float(share):g} % of the labels, true and false ones, are known, the same for "
-        "every row. Metrics are of the others, times 100, at a threshold chosen on the others of validation."
+        f"Of each test document {100 * float(share):g} % of the labels, true and false ones, are known{drawn}, the "
+        f"same for every row. Metrics are of the others{means}, times 100, at a threshold chosen on the others of "
+        "validation."
     ]
     blind = [row.name for row in comparison.rows if row.blind]
     if blind:

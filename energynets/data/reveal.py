@@ -50,14 +50,15 @@ class RandomReveal:
         return cls(low, high, (_TRAINING, seed, epoch))
 
     @classmethod
-    def evaluation(cls, fraction: float, split: int) -> RandomReveal:
+    def evaluation(cls, fraction: float, split: int, draw: int = 0) -> RandomReveal:
         """What a split shows whenever it is measured at this fraction, whatever the model and its seed.
 
         Args:
             fraction: in [0, 1].
             split: position in `SPLITS`.
+            draw: >= 0.
         """
-        return cls(fraction, fraction, (_EVALUATION, split))
+        return cls(fraction, fraction, (_EVALUATION, split, draw) if draw else (_EVALUATION, split))
 
     @classmethod
     def missing(cls, fraction: float, seed: int) -> RandomReveal:

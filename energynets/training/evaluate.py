@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from energynets.metrics import (
     evaluate_scores,
     inverse_propensity,
 )
-from energynets.training.completion import rest_metrics, shown, sought
+from energynets.training.completion import mean_metrics, pooled, rest_metrics, reveals, sought
 from energynets.training.score import OnBatch, OnInference, score
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def evaluate(
     on_inference: OnInference | None = None,
     on_scores: OnScores | None = None,
     observed: float | None = None,
+    draws: int = 1,
 ) -> dict[str, float]:
     """Metrics of a run or a model on one split.
 
@@ -169,6 +170,7 @@ def evaluate(
         on_inference: called with the `InferenceResult` of each batch of an energy network, e.g. for its certificates.
         observed: fraction of each document's labels that the model is shown, true and false ones, in [0, 1); the rest
             alone is measured, with a decoder chosen on the rest of validation.
+        draws: times that the labels shown are drawn anew; metrics are means over them (a model's; a run has its own).
         on_scores: called with the scores and labels that are measured, e.g. for their `metrics.calibration`.
 
     Returns:
@@ -176,11 +178,13 @@ def evaluate(
         `with_labels` with `observed`, the share of documents whose rest has a label.
 
     Raises:
-        ConfigError: a model without a data set, or a fraction that is none.
+        ConfigError: a model without a data set, a fraction that is none, or no draw.
         DataError: no such split, or no training split.
     """
     if observed is not None and not 0 <= observed < 1:
         raise ConfigError(f"evaluate: expected a fraction of observed labels in [0, 1), got {observed:g}")
+    if draws < 1:
+        raise ConfigError(f"evaluate: expected one draw of the labels shown or more, got {draws}")
     from energynets.training.load import TrainedRun, load_run
 
     model = run_or_model
@@ -190,6 +194,7 @@ def evaluate(
         run = model
         dataset = run.prepare(dataset) if dataset is not None else run.dataset()
         measures = Measures.of(run.experiment.evaluation, dataset)
+        draws = run.experiment.evaluation.draws
         loss, model = run.loss, run.model
         decoder = run.decoder_at(observed) if decoding is None else None
         if decoding is not None:
@@ -200,18 +205,22 @@ def evaluate(
         measures = Measures.make(dataset, ks, propensity, top, decoding=decoding or "global")
         decoder = None
     scoring: dict[str, Any] = {"k": measures.top, "batch_size": batch_size, "device": device, "loss": loss}
-    documents = dataset.split(split)
-    reveal = shown(observed, split)
-    labels = sought(documents, reveal)
+
+    def rest(split: str, **watched: Any) -> Iterator[tuple[TopScores, csr_array]]:
+        documents = dataset.split(split)
+        for reveal in reveals(observed, split, draws):
+            yield score(model, documents, **scoring, **watched, reveal=reveal), sought(documents, reveal)
+
     if threshold is not None:
         decoder = GlobalThreshold(threshold, "given")
     if decoder is None and len(dataset.splits.get("validation", ())):
-        validation, told = dataset.split("validation"), shown(observed, "validation")
-        decoder = measures.decoder(score(model, validation, **scoring, reveal=told), sought(validation, told))
+        decoder = measures.decoder(*pooled(rest("validation")))
     decoder = decoder or measures.unchosen()
-    scores = score(model, documents, **scoring, on_batch=on_batch, on_inference=on_inference, reveal=reveal)
+    parts: Iterable[tuple[TopScores, csr_array]] = rest(split, on_batch=on_batch, on_inference=on_inference)
     if on_scores is not None:
-        on_scores(scores, labels)
+        parts = list(parts)
+        on_scores(*pooled(parts))
     if observed is None:
+        ((scores, labels),) = parts
         return measures.metrics(scores, labels, decoder)
-    return rest_metrics(measures, scores, labels, decoder)
+    return mean_metrics([rest_metrics(measures, scores, labels, decoder) for scores, labels in parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ from energynets.training.build import (
     prepared_documents,
 )
 from energynets.training.checkpoint import Checkpoint
-from energynets.training.completion import rest_metrics, shown, sought
+from energynets.training.completion import mean_documents, mean_metrics, pooled, rest_metrics, reveals, sought
 from energynets.training.diagnostics import TRACED, Diagnostics, diagnose
 from energynets.training.evaluate import Measures, check_monitor
 from energynets.training.initial_bias import set_initial_bias
@@ -54,6 +54,8 @@ from energynets.training.score import median_milliseconds, score
 from energynets.training.stages import Position
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from energynets.config import Experiment
 
 TRACED_NUMBERS = 1 << 22  # of one (B, L) tensor
@@ -316,16 +318,23 @@ class _Session:
         """Decoder and metrics of the rest where a fraction of the labels is shown, and those of each test document."""
         decoder, metrics, values = self.measures.unchosen(), {}, {}
         for split in filter(self._has, ("validation", "test")):
-            reveal = shown(fraction, split)
+            parts: Iterable[tuple[TopScores, csr_array]] = self._rest(model, split, fraction)
+            if split == "validation" and (parts := list(parts)):
+                decoder = self.measures.decoder(*pooled(parts))
+            drawn = [
+                (rest_metrics(self.measures, *part, decoder), self.measures.documents(*part, decoder)) for part in parts
+            ]
+            if drawn:
+                metrics[split] = mean_metrics([found for found, _ in drawn])
+                values = mean_documents([found for _, found in drawn])
+        return {"threshold": decoder.row(), **metrics}, values
+
+    def _rest(self, model: Any, split: str, fraction: float) -> Iterator[tuple[TopScores, csr_array]]:
+        """Of each draw of the labels shown scores and labels of the rest; nothing but on the first process."""
+        for reveal in reveals(fraction, split, self.experiment.evaluation.draws):
             documents, scores = self._score(model, split, [], reveal)
             if scores is not None:
-                labels = sought(documents, reveal)
-                if split == "validation":
-                    decoder = self.measures.decoder(scores, labels)
-                metrics[split] = rest_metrics(self.measures, scores, labels, decoder)
-                if split == "test":
-                    values = self.measures.documents(scores, labels, decoder)
-        return {"threshold": decoder.row(), **metrics}, values
+                yield scores, sought(documents, reveal)
 
     def _score(
         self, model: Any, split: str, seconds: list[float], reveal: RandomReveal | None = None

@@ -14,7 +14,7 @@ from energynets.data.dataset import MultiLabelDataset
 from energynets.metrics import smaller_is_better
 from energynets.parallel.mesh import Mesh
 from energynets.parallel.share import labels_of
-from energynets.training.completion import shown, sought
+from energynets.training.completion import reveals, sought
 from energynets.training.evaluate import Measures, check_monitor
 from energynets.training.score import OnBatch, score
 
@@ -54,7 +54,7 @@ class Validator:
         self.batch_size = experiment.evaluation.batch_size
         self.loss = experiment.objective.loss
         settings = experiment.training.reveal
-        self.reveal = shown(None if settings is None else settings.validation, "validation")
+        (self.reveal,) = reveals(None if settings is None else settings.validation, "validation")
 
     def metrics(
         self, model: Any, features: Tensor | None, objective: Callable[[Any, Batch], Tensor]

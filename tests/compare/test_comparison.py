@@ -162,6 +162,11 @@ def test_a_run_begun_with_other_settings_is_refused_before_anything_runs(tmp_pat
             1,
             r"b is measured otherwise than a: evaluation.observed \(0.5,\), not \(\)",
         ),
+        (
+            [experiment("a"), experiment("b", "classifier", "evaluation.draws=3")],
+            1,
+            "b is measured otherwise than a: evaluation.draws 3, not 1",
+        ),
     ],
 )
 def test_what_cannot_be_compared(experiments: list[Experiment], seeds: Any, expected: str, tmp_path: Path) -> None:

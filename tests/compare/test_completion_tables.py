@@ -147,6 +147,15 @@ def test_the_rest_is_in_every_file(found: Comparison) -> None:
         assert "<h3>With 50 % of the labels known</h3>" in report.read_text()
 
 
+def test_draws_of_what_is_known_are_in_the_caption(found: Comparison) -> None:
+    several = dataclasses.replace(found, draws=8)
+    assert json.loads(json.dumps(several.to_dict()))["draws"] == 8
+    assert "drawn" not in to_markdown(found)
+    ((_, _, caption),) = rest_tables(several)
+    assert "50 % of the labels, true and false ones, are known, drawn 8 times, the same for every row." in caption[0]
+    assert "Metrics are of the others and means over the draws, times 100" in caption[0]
+
+
 def test_a_named_reference_is_that_of_every_table(
     found: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ def test_a_pairs_fate_depends_on_nothing_but_key_document_and_label(seed: int, e
 def test_epochs_seeds_splits_and_uses_differ() -> None:
     reveals: list[Reveal] = [
         *(RandomReveal.training(0.5, 0.5, seed, epoch) for seed in (0, 1) for epoch in (0, 1)),
-        *(RandomReveal.evaluation(0.5, split) for split in (1, 2)),
+        *(RandomReveal.evaluation(0.5, split, draw) for split in (1, 2) for draw in (0, 1, 2)),
         RandomReveal.missing(0.5, 0),
     ]
     masks = np.array([mask_of(reveal, np.arange(100), L).ravel() for reveal in reveals])

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from test_resume import assert_same_run
 from torch import Tensor, nn
 from toy_run import CLASSIFIER, SPEN, run_toy, stage, toy_data, toy_experiment
@@ -286,6 +286,39 @@ def test_evaluate_measures_what_the_run_did_and_other_fractions_too(runs: dict[s
     assert evaluate(run, data, observed=0.25, threshold=threshold) == other
     with pytest.raises(ConfigError, match=r"expected a fraction of observed labels in \[0, 1\), got 1"):
         evaluate(run, data, observed=1.0)
+
+
+def test_several_draws_of_what_is_shown_are_averaged(tmp_path: Path) -> None:
+    run_toy(tmp_path / "run", experiment=completing(SPEN, draws=3))
+    run, data = load_run(tmp_path / "run"), toy_data().raw
+    dataset, found = run.prepare(data), (run.result.observed or {})
+    parts: dict[str, list[tuple[TopScores, csr_array]]] = {}
+    for place, split in ((1, "validation"), (2, "test")):
+        documents = dataset.split(split)
+        for reveal in (RandomReveal.evaluation(0.5, place, draw) for draw in range(3)):
+            scores = score(run.model, documents, k=6, reveal=reveal)
+            parts.setdefault(split, []).append((scores, rest_of(documents.labels, reveal)))
+    pool = TopScores.concatenate([scores for scores, _ in parts["validation"]])
+    threshold = choose_threshold(pool, csr_array(vstack([labels for _, labels in parts["validation"]])))
+    assert found["0.5"]["threshold"]["value"] == pytest.approx(threshold)
+    each = [evaluate_scores(*part, threshold=threshold, ks=(1, 3, 5)) for part in parts["test"]]
+    assert len({one["precision@1"] for one in each}) > 1
+    for metric in ("precision@1", "f1_example", "f1_macro", "hamming_loss"):
+        mean = np.mean([one[metric] for one in each])
+        assert found["0.5"]["test"][metric] == pytest.approx(mean, abs=1e-6), metric
+    values = RunFolder(tmp_path / "run").read_documents()[observed_name("f1_example", "0.5")]
+    assert values.shape == (30,)
+    assert values.mean() == pytest.approx(found["0.5"]["test"]["f1_example"], abs=1e-6)
+    assert found["0"]["test"]["precision@1"] == run.result.metrics["test"]["precision@1"], "nothing is drawn"
+    pools: list[int] = []
+    again = evaluate(run, data, observed=0.5, on_scores=lambda scores, labels: pools.append(len(scores)))
+    assert again == found["0.5"]["test"]
+    assert pools == [90]
+    one = evaluate(run.model, dataset, observed=0.5)
+    assert evaluate(run.model, dataset, observed=0.5, draws=3) == pytest.approx(again)
+    assert one != again
+    with pytest.raises(ConfigError, match="expected one draw of the labels shown or more, got 0"):
+        evaluate(run.model, dataset, observed=0.5, draws=0)
 
 
 @pytest.mark.parametrize("decoding", DECODERS)
