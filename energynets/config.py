@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -127,6 +127,9 @@ __all__ = [
 
 class Evaluation(Section):
     """What is measured, and how scores become sets of labels."""
+
+    AFTERWARDS: ClassVar[tuple[str, ...]] = ("observed", "draws", "decoding")
+    """What training never looks at: a trained run can be measured anew with other values."""
 
     ks: tuple[Positive, ...] = Field(default=(1, 3, 5), min_length=1, description="k of P@k, nDCG@k, PSP@k, PSnDCG@k")
     propensity: tuple[Above0, Above0] = Field(default=(0.55, 1.5), description="(a, b) of the propensity model")
@@ -303,9 +306,13 @@ class Experiment(Section):
             found = (Stage(name="unary", epochs=50, patience=5),)
         return tuple(stage.model_copy(update={"trains": stage.trains or every}) for stage in found or ())
 
-    def hash(self) -> str:
+    def hash(self, *, trained: bool = False) -> str:
         """Identity of the experiment: equal for equal settings, whatever the seed, name, device, data folder,
-        compiler, labels at a time or processes."""
+        compiler, labels at a time or processes.
+
+        Args:
+            trained: of what training depends on alone: whatever is measured of it afterwards (`Evaluation.AFTERWARDS`).
+        """
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
         # What there was before there was a choice is left out: runs from then stay theirs.
@@ -317,6 +324,8 @@ class Experiment(Section):
             how["model"] |= {"neighbours"}
         if self.training.initial_bias == "random":
             how["training"] |= {"initial_bias"}
+        if trained:
+            how["evaluation"] = set(Evaluation.AFTERWARDS)
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -25,6 +25,13 @@ def train(
             help="Several seeds in one process: how many (0, 1, ...), or which (3,5). Folders end in -seed<k>."
         ),
     ] = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option(
+            help="A finished run of the same settings but for evaluation.observed, draws and decoding: its weights are "
+            "measured, nothing is trained."
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +54,9 @@ def train(
     first = is_first()  # under torchrun one process speaks for all
     with Display(experiment.training.monitor, quiet=quiet or not first) as display:
         if seeds is None:
-            found = {folder: run_training(experiment, folder=folder, resume=resume, progress=display)}
+            found = {folder: run_training(experiment, folder=folder, resume=resume, progress=display, trained=trained)}
+        elif trained is not None:
+            raise ConfigError("--trained: is one run's weights, and --seeds asks for several")
         else:
             from energynets.training.seeds import train_in_one_process
 

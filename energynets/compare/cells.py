@@ -6,6 +6,7 @@ A process each keeps peak memory honest (the operating system counts it per proc
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ class Cell:
         folder: of the run.
         beside: how many run at a time.
         tuning: whether it is a trial: its test metrics are nobody's business.
+        trained: folder of a finished run whose weights are these settings' and that was measured otherwise.
     """
 
     experiment: Experiment
@@ -58,6 +60,7 @@ class Cell:
     folder: Path
     beside: int = 1
     tuning: bool = False
+    trained: Path | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +104,23 @@ class Cell:
 
     def command(self, config: Path) -> list[str]:
         """The command line that runs the cell."""
-        return _train(config, "--set", f"seed={self.seed}", "--folder", str(self.folder))
+        weights = () if self.trained is None else ("--trained", str(self.trained))
+        return _train(config, "--set", f"seed={self.seed}", "--folder", str(self.folder), *weights)
+
+    def with_weights(self) -> Cell:
+        """Where a run beside it, called alike, has these settings' weights and was measured otherwise: the cell that
+        measures them."""
+        from energynets.config import Experiment
+
+        wanted = self.experiment.hash(trained=True)
+        alike = f"{glob.escape(self.experiment.name)}-*-seed{self.seed}"
+        for result in sorted(self.folder.parent.glob(f"{alike}/result.json")):
+            folder = result.parent
+            kept = any((folder / "checkpoints" / name).exists() for name in ("model.safetensors", "baseline"))
+            with contextlib.suppress(ConfigError):  # of another version
+                if kept and Experiment.load(folder / "config.yaml").hash(trained=True) == wanted:
+                    return replace(self, trained=folder)
+        return self
 
     def run(
         self, config: Path, progress: CompareProgress, stop: threading.Event | None = None

@@ -365,6 +365,8 @@ def run_table(
     if not finished:
         for cell in runnable:
             cell.check_unfinished()
+        if hashed:
+            runnable = [cell if kept[cell.name] else cell.with_weights() for cell in runnable]
     check_same_documents(experiments)
     if finished:
         runnable = [cell for cell in runnable if kept[cell.name]]

@@ -43,7 +43,7 @@ def run_cells(
     def work(jobs: Sequence[Job]) -> list[tuple[Cell, Outcome]]:
         for number, cell, _ in jobs:
             progress.cell(cell, number, len(cells))
-        new = [(cell, path) for _, cell, path in jobs if path is not None]
+        new = [(cell, path) for _, cell, path in jobs if path is not None and cell.trained is None]
         if len(new) > 1:
             run_together([cell for cell, _ in new], new[0][1], progress, **halt)
         outcomes = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -203,12 +204,27 @@ class RunFolder:
         Raises:
             ConfigError: it was not; which differ.
         """
+        if differing := self._differing(experiment, _FREE):
+            raise ConfigError(f"{self.folder}: was started with other settings: {differing}; choose another name")
+
+    def check_trained(self, experiment: Experiment) -> None:
+        """That the run's weights are those that this experiment would train.
+
+        Raises:
+            ConfigError: they are not; which settings differ.
+            CheckpointError: no finished run.
+        """
+        from energynets.config import Evaluation
+
+        if differing := self._differing(experiment, (*_FREE, *(f"evaluation.{key}" for key in Evaluation.AFTERWARDS))):
+            raise ConfigError(f"{self.folder}: was trained with other settings than are to be measured: {differing}")
+        self.read_result()
+
+    def _differing(self, experiment: Experiment, free: tuple[str, ...]) -> str:
         old, new = _flatten(self.experiment().model_dump(mode="json")), _flatten(experiment.model_dump(mode="json"))
-        differing = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
-        if differing:
-            shown = "; ".join(f"{key}: {_show(old, key)} there, {_show(new, key)} now" for key in differing[:8])
-            more = f" (and {len(differing) - 8} more)" if len(differing) > 8 else ""
-            raise ConfigError(f"{self.folder}: was started with other settings: {shown}{more}; choose another name")
+        differing = sorted(key for key in old.keys() | new.keys() if key not in free and old.get(key) != new.get(key))
+        shown = "; ".join(f"{key}: {_show(old, key)} there, {_show(new, key)} now" for key in differing[:8])
+        return shown + (f" (and {len(differing) - 8} more)" if len(differing) > 8 else "")
 
     def experiment(self) -> Experiment:
         """The experiment of config.yaml.
@@ -228,6 +244,15 @@ class RunFolder:
         """environment.json, unless an earlier session of this run wrote it."""
         if self.writes and not self.environment.exists():
             write_json(self.environment, environment)
+
+    def take_over(self, trained: RunFolder) -> None:
+        """Another run's preparation and learning curves: what training leaves besides weights."""
+        if self.writes:
+            copy = functools.partial(shutil.copytree, trained.preparation, dirs_exist_ok=True)
+            save_folder(self.preparation, copy)
+            self.checkpoints.folder.mkdir(exist_ok=True)
+            if trained.metrics.exists():
+                shutil.copyfile(trained.metrics, self.metrics)
 
     def save_preparation(self, preparation: Preparation, label_names: tuple[str, ...] | None) -> None:
         """What turns raw inputs into the model's, whole or not at all."""
@@ -332,6 +357,15 @@ class RunFolder:
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{self.result}: not what a run writes ({error})") from None
+
+    def read_environment(self) -> dict[str, Any] | None:
+        """Where it was trained, but for the command line; None where nothing says so."""
+        try:
+            found = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        found.pop("command", None)
+        return dict(found.pop("trained", None) or found)
 
     def read_documents(self) -> dict[str, np.ndarray]:
         """What `save_documents` wrote; empty where there is none: no test split, or a run of an earlier version.

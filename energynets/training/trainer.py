@@ -69,6 +69,7 @@ def train(
     progress: Progress | None = None,
     data: BuiltData | None = None,
     model: Any = None,
+    trained: str | Path | None = None,
 ) -> RunResult:
     """Train an experiment, choose its threshold on validation, evaluate it, and write it all to a run folder.
 
@@ -84,6 +85,8 @@ def train(
         data: the experiment's data, where `build_dataset` has already read it.
         model: a model of your own (a module with the interface of `Classifier`) instead of the experiment's; build it
             under a seed of your own, and give it again to resume.
+        trained: folder of a finished run of the same settings and seed but for `evaluation.observed`, `draws` or
+            `decoding`: its weights are measured, nothing is trained, its training's seconds and memory are kept.
 
     Returns:
         The row that result.json holds.
@@ -100,7 +103,7 @@ def train(
     check_monitor(experiment.training.monitor, experiment.evaluation.ks)
     with launched(experiment) as mesh:
         progress = progress if mesh.first else Progress()
-        return _train(experiment, mesh, folder, resume, progress, data, model)
+        return _train(experiment, mesh, folder, resume, progress, data, model, trained)
 
 
 def _train(
@@ -111,18 +114,31 @@ def _train(
     progress: Progress,
     data: BuiltData | None,
     model: Any,
+    trained: str | Path | None,
 ) -> RunResult:
     device = mesh.device
+    source = None if trained is None else RunFolder(Path(trained), writes=False)
+    if source is not None:
+        if mesh.size > 1 or model is not None:
+            raise ConfigError(f"{source.folder}: a trained run is measured by one process, and its model is its own")
+        source.check_trained(experiment)
     run = RunFolder(Path("runs") / experiment.name if folder is None else Path(folder), writes=mesh.first)
     with run.opened(experiment, resume=resume):
         if mesh.first_says(run.result.exists()):
             progress.note(f"{run.folder}: already finished")
             run.tidy()
             return _said_by_first(mesh, run)
-        run.save_environment(environment(device) | {"processes": mesh.size, "label_shards": mesh.labels})
+        found = environment(device) | {"processes": mesh.size, "label_shards": mesh.labels}
+        if source is not None:
+            found["trained"] = source.read_environment()
+            run.take_over(source)
+        run.save_environment(found)
         data = _prepare(experiment, run, data, progress)
         mesh.same("data", data.prepared.fingerprint.sha256)
         reset_peak_memory(device)
+        if source is not None:
+            with deterministic(device), interruptible(progress.note) as request:
+                return _Session(experiment, run, data, mesh, request, progress).measure(source)
         built = model is None
         if model is None:
             with nullcontext() if mesh.draws else torch.device("meta"):
@@ -211,6 +227,25 @@ class _Session:
             save_folder(self.run.neighbours, neighbours.nearest.save)
         self.run.save_model(Checkpoint(self.mesh.weights(model, model.state_dict()), state))
         return self._finish(model, position, parameters, together=together)
+
+    def measure(self, trained: RunFolder) -> RunResult:
+        """The result of another run's weights, which took its training."""
+        from energynets.training.load import load_run
+
+        loaded = load_run(trained.folder, device=str(self.device))
+        model, row = loaded.model, loaded.result
+        position = Position(
+            examples=round(row.examples_per_second * row.train_seconds),
+            step_seconds=row.train_seconds,
+            seconds=row.train_seconds,
+            peak_memory=row.peak_memory_bytes,
+            peak_host_memory=row.peak_host_memory_bytes,
+            stages=row.stages,
+        )
+        if isinstance(model, nn.Module):
+            return self.finish_network(model, position, row.parameters, together=row.together)
+        save_folder(self.run.baseline, model.save)
+        return self._finish(model, position, row.parameters)
 
     def loop(self, model: nn.Module) -> Loop:
         """What trains a model that is on its device."""
