@@ -59,18 +59,20 @@ def evaluate(
         )
     reliability = found[0]
     summary = certificates.summary()
+    draws = trained.experiment.evaluation.draws if observed else 1
     chosen = trained.decoder_at(observed) if decoding is None else None
     kind = decoding or trained.experiment.evaluation.decoding
     if as_json:
         row: dict[str, Any] = {"run": str(run), "split": split, "threshold": chosen and chosen.row()["value"]}
         row |= {"decoding": chosen.kind if chosen else kind, "metrics": metrics}
-        row |= {} if observed is None else {"observed": observed}
+        row |= {} if observed is None else {"observed": observed, "draws": draws}
         row |= {"calibration": {"split": split, **reliability.to_dict()}}
         if certificates.gradient_norms:
             row |= {"certificate": summary or certificates.note, "gradient_norm": certificates.gradient_summary()}
         print_json(row)
         return
     rest = "" if observed is None else f", {100 * observed:g} % of the labels shown"
+    rest += f" in {draws} draws" if draws > 1 else ""
     decoder = f"decoding {kind}" if chosen is None else decoder_words(chosen.row())
     typer.echo(f"{trained.experiment.name} on {split}{rest}, {decoder}")
     for line in metric_lines(metrics):

@@ -572,6 +572,14 @@ def test_evaluate_and_predict_from_the_command_line(planted_run: Path, capsys: p
     assert ", 30 % of the labels shown, decoding global\n" in capsys.readouterr().out
     assert main(["evaluate", str(planted_run), "--observed", "0.5", "--decoding", "per_label", "--quiet"]) == 0
     assert ", 50 % of the labels shown, decoding per_label\n" in capsys.readouterr().out
+    several = str(planted_run.parent / "several")
+    config = [str(planted_run.parent / "small.yaml"), "--set", "evaluation.draws=3", "--trained", str(planted_run)]
+    assert main(["train", *config, "--folder", several, "--quiet"]) == 0
+    assert "trained in" in capsys.readouterr().out
+    assert main(["evaluate", several, "--observed", "0.5", "--quiet"]) == 0
+    assert ", 50 % of the labels shown in 3 draws, threshold" in capsys.readouterr().out
+    assert main(["evaluate", several, "--observed", "0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["draws"] == 3
 
     names = load_run(planted_run).label_names
     assert names is not None
