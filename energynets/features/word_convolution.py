@@ -62,7 +62,7 @@ class WordConvolution(nn.Module):
         window = self.window
         starts_Bp, ends_Bp = chunk_bounds(packed.lengths - window + 1, self.pooling_chunks)
         starts, ends = (packed.starts[:, None] + starts_Bp).flatten(), (packed.starts[:, None] + ends_Bp).flatten()
-        sparse = eager() and not vectors_UD.is_cuda and len(starts) <= SPARSE_UP_TO * len(vectors_UD)
+        sparse = eager() and vectors_UD.device.type == "cpu" and len(starts) <= SPARSE_UP_TO * len(vectors_UD)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not sparse):
             products = _products(vectors_UD, self.weight)
         rows_Tw = packed.index.unfold(0, window, 1) * window + torch.arange(window, device=packed.index.device)
