@@ -34,7 +34,9 @@ def sought(documents: Documents, reveal: RandomReveal | None) -> csr_array:
 def pooled(parts: Iterable[tuple[TopScores, csr_array]]) -> tuple[TopScores, csr_array]:
     """Scores and labels of every draw's documents, one after the other: what a decoder is chosen on."""
     scores, labels = zip(*parts, strict=True)
-    return TopScores.concatenate(list(scores)), csr_array(vstack(labels))
+    if len(scores) == 1:  # and no copy of them
+        return scores[0], labels[0]
+    return TopScores.concatenate(scores), csr_array(vstack(labels))
 
 
 def rest_metrics(measures: Measures, scores: TopScores, labels: csr_array, decoder: Decoder) -> dict[str, float]:

@@ -216,7 +216,9 @@ class RunFolder:
         """
         from energynets.config import Evaluation
 
-        if differing := self._differing(experiment, (*_FREE, *(f"evaluation.{key}" for key in Evaluation.AFTERWARDS))):
+        theirs = self.experiment()
+        if (theirs.hash(trained=True), theirs.seed) != (experiment.hash(trained=True), experiment.seed):
+            differing = self._differing(experiment, (*_FREE, *(f"evaluation.{key}" for key in Evaluation.AFTERWARDS)))
             raise ConfigError(f"{self.folder}: was trained with other settings than are to be measured: {differing}")
         self.read_result()
 

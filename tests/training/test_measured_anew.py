@@ -81,6 +81,9 @@ def test_the_weights_are_the_same(tmp_path: Path) -> None:
         assert first.keys() == other.keys()
         assert all((first[name] == other[name]).all() for name in first)
     assert row(tmp_path / "c")["metrics"] == row(tmp_path / "a")["metrics"]
+    chunked = experiment({**SPEN, "label_chunk": 4})  # how, not what
+    run_toy(tmp_path / "d", experiment=chunked, trained=tmp_path / "a")
+    assert row(tmp_path / "d")["config_hash"] == row(tmp_path / "a")["config_hash"]
     learned = json.loads((tmp_path / "c" / "environment.json").read_text())["trained"]
     assert "trained" not in learned, "where it was trained, not where it was measured"
 
