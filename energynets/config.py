@@ -315,17 +315,16 @@ class Experiment(Section):
         """
         how: Any = {"seed": True, "name": True, "device": True, "data": {"root"}, "training": {"compile", "parallel"}}
         how["model"] = {"label_chunk", "keep_unary"}
+        how["evaluation"] = set(Evaluation.AFTERWARDS) if trained else set()
         # What there was before there was a choice is left out: runs from then stay theirs.
         if self.evaluation.decoding == "global":
-            how["evaluation"] = {"decoding"}
+            how["evaluation"] |= {"decoding"}
         if self.evaluation.draws == 1:
-            how["evaluation"] = how.get("evaluation", set()) | {"draws"}
+            how["evaluation"] |= {"draws"}
         if getattr(self.model, "neighbours", None) is None:
             how["model"] |= {"neighbours"}
         if self.training.initial_bias == "random":
             how["training"] |= {"initial_bias"}
-        if trained:
-            how["evaluation"] = set(Evaluation.AFTERWARDS)
         settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -43,6 +43,7 @@ def evaluate(
     from energynets.metrics import Calibration, calibration
     from energynets.training import evaluate as measure
     from energynets.training import load_run
+    from energynets.training.completion import reveals
 
     trained = load_run(run)
     found: list[Calibration] = []
@@ -59,7 +60,7 @@ def evaluate(
         )
     reliability = found[0]
     summary = certificates.summary()
-    draws = trained.experiment.evaluation.draws if observed else 1
+    draws = len(reveals(observed, split, trained.experiment.evaluation.draws))
     chosen = trained.decoder_at(observed) if decoding is None else None
     kind = decoding or trained.experiment.evaluation.decoding
     if as_json:
