@@ -37,17 +37,24 @@ class RollCall:
     def __init__(self, store: Any, rank: int, count: int) -> None:
         self.store, self.rank, self.count = store, rank, count
         self._left = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._left.set()
-        if error is None:
-            return
+        try:
+            if error is not None:
+                self._tell(error)
+        finally:
+            # A thread that comes back from the store while the interpreter ends aborts the process.
+            self._watcher.join(_PATIENCE)
+
+    def _tell(self, error: BaseException) -> None:
         # torchrun ends all others as soon as one is gone, which must not keep us from saying so.
         with _unterminated(), contextlib.suppress(RuntimeError):
             self.store.set(self._key(self.rank), f"{type(error).__name__}: {error}")
