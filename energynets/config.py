@@ -47,6 +47,7 @@ from energynets.config_models import (
     TruncatedConfig,
     UnrollConfig,
     XMLCNNConfig,
+    is_linear,
 )
 from energynets.config_objectives import (
     ContrastiveConfig,
@@ -62,12 +63,14 @@ from energynets.config_training import (
     GROUPS,
     Group,
     GroupOptimizer,
+    LinearFit,
     Optimizer,
     Parallel,
     Reveal,
     Stage,
     Training,
     check_cross_fit,
+    check_fit,
     check_stage_losses,
 )
 from energynets.errors import ConfigError, nearest
@@ -97,6 +100,7 @@ __all__ = [
     "InferenceNetworkConfig",
     "KimCNNConfig",
     "LabelTreeModel",
+    "LinearFit",
     "LinearModel",
     "LinearOutputConfig",
     "MirrorDescentConfig",
@@ -122,6 +126,7 @@ __all__ = [
     "UnrollConfig",
     "ValueNetworkConfig",
     "XMLCNNConfig",
+    "is_linear",
 ]
 
 
@@ -200,6 +205,7 @@ class Experiment(Section):
         check_objective(self.objective, self.model, self.training)
         check_stage_losses(self.stages, self.objective, self.model)
         check_cross_fit(self.stages, self.model, self.training)
+        check_fit(self.stages, self.model, self.objective, self.training)
         self._optimizers_fit()
         self._output_fits()
         if isinstance(self.model, EnergyModel):
@@ -326,6 +332,9 @@ class Experiment(Section):
         if self.training.initial_bias == "random":
             how["training"] |= {"initial_bias"}
         settings = self.model_dump(mode="json", exclude=how)
+        for stage in settings["training"]["stages"] or ():
+            if stage["fit"] is None:
+                del stage["fit"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:

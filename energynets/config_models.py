@@ -72,6 +72,11 @@ class XMLCNNConfig(Section):
     bias: bool = Field(default=True, description="of the filters and the bottleneck")
 
 
+def is_linear(features: Any) -> bool:
+    """Whether the features are x itself, so that a model over them is linear in x and there is nothing to train."""
+    return isinstance(features, BagOfWordsConfig) and not features.hidden
+
+
 Features = Annotated[BagOfWordsConfig | KimCNNConfig | XMLCNNConfig, Field(discriminator="kind")]
 
 # --------------------------------------------------------------------------------------------- energies, solvers

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from energynets.config_models import Above0, EnergyModel, From0, Positive, Section, Share
+from energynets.config_models import Above0, EnergyModel, From0, Positive, Section, Share, is_linear
 
 Rule = Literal["adam", "adamw", "sgd"]
 Loss = Literal["bce", "softmax", "mse", "soft_f1", "sample_f1"]
@@ -56,6 +56,13 @@ class Optimizer(Section):
         return self.kind == "sgd" and not self.momentum
 
 
+class LinearFit(Section):
+    """One-vs-rest linear classifiers of the features as the output layer: scikit-learn's, solved to the end."""
+
+    loss: Literal["logistic", "hinge"] = Field(default="logistic", description="of each classifier")
+    C: Above0 = Field(default=1.0, description="inverse of the L2 penalty")
+
+
 class Stage(Section):
     """One stretch of training. What it trains decides the rest: without `energy` and `inference` the model is its own
     unary classifier; without `features` they are frozen, computed once and cached."""
@@ -72,6 +79,10 @@ class Stage(Section):
         description="folds: the energy learns from unary logits of documents that their network has not seen, one "
         "network a fold, trained as the stages before; null: from those of the network itself",
     )
+    fit: LinearFit | None = Field(
+        default=None,
+        description="the output layer is solved for, given the features as they are; null: epochs of an optimiser",
+    )
     patience: Positive | None = Field(
         default=None, description="evaluations without gain on validation before the stage ends"
     )
@@ -79,6 +90,20 @@ class Stage(Section):
         default="best",
         description="weights the stage ends with: best on validation, or last, for a learning rate that decays to 0",
     )
+
+    @model_validator(mode="after")
+    def _a_fit_has_no_steps(self) -> Self:
+        if self.fit is None:
+            return self
+        if "epochs" not in self.model_fields_set:
+            object.__setattr__(self, "epochs", 1)  # it is seen as one, and models are frozen
+        if self.trains != ("unary",):
+            raise ValueError(f"fit: is of the output layer alone: set trains: [unary], got {list(self.trains)}")
+        usual = Stage(name=self.name, epochs=1)
+        for key in ("epochs", "optimizer", "loss", "cross_fit", "patience"):
+            if getattr(self, key) != getattr(usual, key):
+                raise ValueError(f"{key}: a stage with fit is solved in one go: leave it out")
+        return self
 
 
 def check_stage_losses(stages: Sequence[Stage], objective: Any, model: Any) -> None:
@@ -115,8 +140,9 @@ def check_cross_fit(stages: Sequence[Stage], model: Any, training: Training) -> 
                 f"{key}: the stage trains the energy alone: set trains: [energy], got {list(stage.trains)}"
             )
         earlier = {group for before in stages[:number] for group in before.trains}
-        if not {"features", "unary"} <= earlier or "energy" in earlier:
-            raise ValueError(f"{key}: stages before it train features and unary, and no energy")
+        needed = {"unary"} if is_linear(model.features) else {"features", "unary"}
+        if not needed <= earlier or "energy" in earlier:
+            raise ValueError(f"{key}: stages before it train {' and '.join(sorted(needed))}, and no energy")
         if any(before.cross_fit is not None for before in stages[:number]):
             raise ValueError(f"{key}: one stage alone may have it")
         for other in ("label_chunk", "shortlist", "amortized"):
@@ -130,6 +156,29 @@ def check_cross_fit(stages: Sequence[Stage], model: Any, training: Training) -> 
                     f"{key}: each fold has features of its own, so the energy reads none: set model.energy.{other} to "
                     "false"
                 )
+        if training.parallel.labels > 1:
+            raise ValueError(f"{key}: one process alone: set training.parallel.labels to 1")
+
+
+def check_fit(stages: Sequence[Stage], model: Any, objective: Any, training: Training) -> None:
+    """Raise `ValueError` where an output layer cannot be solved for, naming the key to change."""
+    for number, stage in enumerate(stages):
+        if stage.fit is None:
+            continue
+        key = f"training.stages.{number}.fit"
+        if model.kind not in ("classifier", "energy_network"):
+            raise ValueError(f"{key}: model.kind {model.kind} has no stages")
+        if getattr(objective, "loss", None) == "softmax":
+            raise ValueError(f"{key}: its scores are of each label by itself: objective.loss is softmax, set it to bce")
+        if not (model.bias if model.kind == "classifier" else model.energy.bias):
+            where = "model.bias" if model.kind == "classifier" else "model.energy.bias"
+            raise ValueError(f"{key}: the classifiers have a bias: set {where} to true")
+        if model.observes:
+            raise ValueError(f"{key}: does not see known labels: set model.observes to false")
+        if model.neighbours is not None:
+            raise ValueError(
+                f"{key}: knows nothing of neighbours, which add to its scores: set model.neighbours to null"
+            )
         if training.parallel.labels > 1:
             raise ValueError(f"{key}: one process alone: set training.parallel.labels to 1")
 

@@ -507,7 +507,12 @@ def _environment(cells: Iterable[Cell]) -> dict[str, Any]:
 
 
 def _features(experiment: Experiment) -> str:
+    """What a model reads x by: that of the linear line, and of any network without hidden layers, is x itself."""
+    from energynets.config import is_linear
+
     features = getattr(experiment.model, "features", None)
+    if experiment.model.kind == "linear" or is_linear(features):
+        return '{"kind":"linear"}'
     return "" if features is None else str(features.model_dump_json())
 
 

@@ -130,6 +130,9 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Memory:
     stages = []
     for stage in experiment.stages:
         gradients = state = 0
+        if stage.fit is not None:  # no step, but the weights twice: as they were found, and as the network has them
+            stages.append(StageMemory(stage.name, 0, 0, _bytes(groups["unary"])))
+            continue
         view = stage_view(model, stage.trains)
         for group in stage.trains:
             trained, rule = _bytes(groups.get(group, ())), stage.optimizer.of(group)

@@ -137,20 +137,21 @@ def _head_bytes(experiment: Experiment, sizes: Sizes, stage: Stage) -> _Phases:
     candidates = 0 if moving is None else moving.candidates
     enough = max(FEW // experiment.training.batch_size, 2 * max(chunk, candidates))
     if sizes.labels <= enough:
-        return _run(experiment, sizes.labels, stage)
+        return _run(experiment, sizes.inputs, sizes.labels, stage)
     from energynets.inference.engine.fused import standing_for
 
     with standing_for(sizes.labels):
-        less, more = _run(experiment, enough // 2, stage), _run(experiment, enough, stage)
+        less, more = (_run(experiment, sizes.inputs, some, stage) for some in (enough // 2, enough))
     return less.at((sizes.labels - enough // 2) / (enough - enough // 2), more)
 
 
-def _run(experiment: Experiment, labels: int, stage: Stage) -> _Phases:
+def _run(experiment: Experiment, inputs: int, labels: int, stage: Stage) -> _Phases:
+    from energynets.config import is_linear
     from energynets.training.build import Sizes, build_model
 
-    size = experiment.training.batch_size
-    # Of the feature network its output is used alone.
-    few = Sizes(POSITIVES, labels, experiment.model.features.kind != "bag_of_words")  # type: ignore[union-attr]
+    size, network = experiment.training.batch_size, experiment.model.features  # type: ignore[union-attr]
+    # Of the feature network its output is used alone, which without hidden layers is as wide as x.
+    few = Sizes(inputs if is_linear(network) else POSITIVES, labels, network.kind != "bag_of_words")
     model: Any = build_model(experiment, few)
     if isinstance(model.features, Observing):  # what they would read has been read
         model.features = model.features.network

@@ -48,8 +48,9 @@ def check(experiment: Experiment, count: int) -> None:
     if experiment.training.compile == "graph":
         raise ConfigError(f"training.compile: graph goes with one process alone, got {count}: use none or engine")
     for stage in experiment.stages:
-        if stage.cross_fit is not None:
-            raise ConfigError(f"stage {stage.name!r}, cross_fit: expected one process, got {count}: use no torchrun")
+        for key in ("cross_fit", "fit"):
+            if getattr(stage, key) is not None:
+                raise ConfigError(f"stage {stage.name!r}, {key}: expected one process, got {count}: use no torchrun")
 
 
 @contextlib.contextmanager

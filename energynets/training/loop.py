@@ -28,6 +28,7 @@ from energynets.training.checkpoint import (
     random_tensors,
 )
 from energynets.training.cross_fit import fold_networks, fold_rows, held_out_unary, unary_logits
+from energynets.training.fit_unary import fit_unary
 from energynets.training.graph import GraphedUpdate, most_entries
 from energynets.training.interrupt import Interrupted, Request, stop_message
 from energynets.training.machine import peak_host_memory, peak_memory, synchronize
@@ -39,7 +40,7 @@ from energynets.training.update import NothingToTrainError, Objective, Update
 from energynets.training.validation import Validator
 
 if TYPE_CHECKING:
-    from energynets.config import Experiment, Stage
+    from energynets.config import Experiment, LinearFit, Stage
 
 
 class _Stop(Exception):
@@ -126,7 +127,11 @@ class Loop:
         self._clock = time.perf_counter()
         stages = self.experiment.stages
         while self.position.stage < len(stages):
-            self._run_stage(stages[self.position.stage])
+            stage = stages[self.position.stage]
+            if stage.fit is None:
+                self._run_stage(stage)
+            else:
+                self._fit_stage(stage, stage.fit)
         return self.position
 
     def _run_stage(self, stage: Stage) -> None:
@@ -158,6 +163,32 @@ class Loop:
         if stage.cross_fit is not None:
             shutil.rmtree(self.folder.cross_fit, ignore_errors=True)
 
+    def _fit_stage(self, stage: Stage, settings: LinearFit) -> None:
+        """The output layer, solved for: an epoch without steps, evaluated once."""
+        self._announce(stage)
+        at, view = self.position, stage_view(self.model, stage.trains)
+        self._resumed = None  # there was no optimiser
+
+        def fitted(done: int, total: int) -> None:
+            self.progress.fitting(done, total)
+            self._stop_if_asked()
+
+        with self._saving_on_stop(None):
+            began = time.perf_counter()
+            size = self.experiment.evaluation.batch_size
+            stopped = fit_unary(view, self.train, settings, batch_size=size, device=self.device, progress=fitted)
+            at.step_seconds += time.perf_counter() - began
+            at.examples += len(self.train)
+            if stopped:
+                self.progress.note(f"stage {stage.name!r}: the solvers of {stopped} labels stopped at their step limit")
+            at.epoch, at.entered = 1, True
+            if self.validator.documents is not None:
+                metrics = self._evaluate(stage, view, self.objective)
+                at.best_value, at.best_epoch = metrics[self.validator.monitor], 1
+                self._record(stage, metrics, None)
+        self._leave(stage)
+        self._save(None)
+
     def _announce(self, stage: Stage) -> None:
         number, stages = self.position.stage + 1, len(self.experiment.stages)
         self.progress.stage(stage.name, number, stages, stage.epochs, self.batches)
@@ -179,7 +210,7 @@ class Loop:
         """The entry is epoch 0: a stage that never gains on it gives back the weights it was given."""
         at = self.position
         if self.validator.documents is not None:
-            metrics = self._evaluate(current)
+            metrics = self._evaluate(current.stage, current.view, current.objective, current.validation_features)
             at.best_value, at.best_epoch = metrics[self.validator.monitor], 0
             self._keep(current.stage)
             self._record(current.stage, metrics, None)
@@ -226,7 +257,7 @@ class Loop:
         if self.validator.documents is not None and (
             epoch % training.evaluate_every == 0 or epoch == current.stage.epochs
         ):
-            metrics = self._evaluate(current)
+            metrics = self._evaluate(current.stage, current.view, current.objective, current.validation_features)
         loss = at.loss_sum / at.loss_count
         at.end_epoch()
         if metrics:
@@ -309,17 +340,19 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ validation
 
-    def _evaluate(self, current: _Current) -> dict[str, float]:
+    def _evaluate(
+        self, stage: Stage, view: Any, objective: Objective, features: Tensor | None = None
+    ) -> dict[str, float]:
         """Metrics of the stage's view of the model; they must be numbers."""
         try:
-            metrics = self.validator.metrics(current.view, current.validation_features, current.objective)
+            metrics = self.validator.metrics(view, features, objective)
             if not math.isfinite(metrics[self.validator.monitor]):
                 value = metrics[self.validator.monitor]
                 raise InferenceError(f"{self.validator.monitor} is {value}")
         except InferenceError as error:
-            at, rate = self.position, current.stage.optimizer.learning_rate
+            at, rate = self.position, stage.optimizer.learning_rate
             raise TrainingError(
-                f"stage {current.stage.name!r}, after epoch {at.epoch + bool(at.step)}: on validation, {error}. "
+                f"stage {stage.name!r}, after epoch {at.epoch + bool(at.step)}: on validation, {error}. "
                 f"Lower training.stages.{at.stage}.optimizer.learning_rate (now {rate:g})"
             ) from error
         return metrics
@@ -468,7 +501,7 @@ class Loop:
             raise _Stop
 
     @contextlib.contextmanager
-    def _saving_on_stop(self, optimizer: Optimizers) -> Iterator[None]:
+    def _saving_on_stop(self, optimizer: Optimizers | None) -> Iterator[None]:
         try:
             yield
         except _Stop:

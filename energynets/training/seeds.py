@@ -167,6 +167,8 @@ def cannot(experiment: Experiment) -> str | None:
         return f"objective.kind: expected end_to_end, got {experiment.objective.kind}"
     if any(stage.cross_fit is not None for stage in experiment.stages):
         return "training.stages: expected cross_fit null, whose folds are runs of their own"
+    if any(stage.fit is not None for stage in experiment.stages):
+        return "training.stages: expected fit null, which has no steps to share"
     if experiment.training.reveal is not None:
         return "training.reveal: expected null"
     if getattr(model, "observes", False):
