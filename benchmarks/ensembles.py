@@ -108,11 +108,13 @@ def against(energy: Row, rival: Row, members: int, metric: str) -> dict[str, Any
 
 def measure_set(folder: Path) -> dict[str, Any] | None:
     """One table's rows, alone and as ensembles, and in each metric the energy against the ensemble, both the best on
-    validation; None where it has no cross-fitted energy."""
+    validation; None where no cross-fitted energy has features that a classifier has too."""
     found = list(rows(folder))
-    energies = [row for row in found if row.cross_fit is not None]
+    classified = {row.features for row in found if row.cross_fit is None}
+    energies = [row for row in found if row.cross_fit is not None and row.features in classified]
     if not energies:
         return None
+    energies = [row for row in energies if row.features == energies[0].features]
     found = [row for row in found if row.features == energies[0].features]
     members = (energies[0].cross_fit or 0) + 1
     first = load_run(energies[0].folders[0], device="cpu")
