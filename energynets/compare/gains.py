@@ -1,7 +1,9 @@
-"""What the energy adds: the best energy of a table against the best classifier on the same features."""
+"""What the energy adds: the best energy on each kind of features against the best classifier on the same."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
 def gains(comparisons: Sequence[Comparison]) -> tuple[Difference, ...]:
     """In every headline metric of every table, the energy minus the classifier that are best in it on validation.
 
-    The classifier has the energy's feature network and any loss. Each metric has its own two rows: a gain in P@1 over a
-    classifier that was chosen for its F1 would be cheap. Neither side is chosen on test, and Holm's correction is over
-    these differences alone, which are few. Nothing of a table without such a pair.
+    The classifier has the energy's feature network and any loss; where rows have several, each has differences of its
+    own. Each metric has its own two rows: a gain in P@1 over a classifier that was chosen for its F1 would be cheap.
+    Neither side is chosen on test, and Holm's correction is over these differences alone, which are few. Nothing of a
+    table without such a pair.
     """
     return corrected([gain for comparison in comparisons for gain in comparison.gains])
 
@@ -25,14 +28,27 @@ def of_table(comparison: Comparison) -> list[Difference]:
     """Those of one table, not corrected, or as they were tested where its runs are."""
     if comparison.tested is not None:
         return list(comparison.tested.gains)
-    metrics = (metric for share in shares(comparison) for metric in headline(comparison, share))
-    return [gain for metric in metrics if (gain := _gain(comparison, metric)) is not None]
+    metrics = [metric for share in shares(comparison) for metric in headline(comparison, share)]
+    named = _names(list(dict.fromkeys(row.features for row in comparison.rows if row.energy and row.features)))
+    found = (_gain(comparison, metric, *each) for each in named.items() for metric in metrics)
+    return [gain for gain in found if gain is not None]
 
 
-def _gain(comparison: Comparison, metric: str) -> Difference | None:
-    energy = best_on_validation((row for row in comparison.rows if row.energy and row.features), metric)
-    if energy is None:
+def _gain(comparison: Comparison, metric: str, features: str, name: str) -> Difference | None:
+    alike = [row for row in comparison.rows if row.features == features]
+    energy = best_on_validation((row for row in alike if row.energy), metric)
+    classifier = best_on_validation((row for row in alike if not row.energy), metric)
+    if energy is None or classifier is None:
         return None
-    rivals = (row for row in comparison.rows if not row.energy and row.features == energy.features)
-    classifier = best_on_validation(rivals, metric)
-    return None if classifier is None else difference(comparison, energy, classifier, metric)
+    found = difference(comparison, energy, classifier, metric)
+    return None if found is None else dataclasses.replace(found, features=name)
+
+
+def _names(features: Sequence[str]) -> dict[str, str]:
+    """Settings of feature networks -> what tables call them: their kind, numbered where settings differ."""
+    kinds = [str(json.loads(settings)["kind"]).replace("_", " ") for settings in features]
+    numbers = [kinds[: place + 1].count(kind) for place, kind in enumerate(kinds)]
+    return {
+        settings: kind if kinds.count(kind) == 1 else f"{kind} {number}"
+        for settings, kind, number in zip(features, kinds, numbers, strict=True)
+    }

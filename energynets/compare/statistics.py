@@ -43,6 +43,7 @@ class Difference:
         p_seeds: sign-flip permutation test over seeds alone; None with one seed.
         p_documents: the same over documents, averaged over seeds: of these networks, not of others trained alike.
         data: name of the data set.
+        features: what both rows read x by, where they were chosen for that.
     """
 
     metric: str
@@ -59,6 +60,7 @@ class Difference:
     p_seeds: float | None = None
     p_documents: float | None = None
     data: str = ""
+    features: str = ""
 
     @property
     def verdict(self) -> str:

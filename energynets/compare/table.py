@@ -227,16 +227,16 @@ def differences_markdown(found: Sequence[Difference]) -> str:
 
 
 def gains_markdown(found: Sequence[Difference]) -> str:
-    """The best energy minus the best classifier of each data set; nothing where there is none."""
+    """The best energy minus the best classifier on each features of each data set; nothing where there is none."""
     if not found:
         return ""
     lines = [
         "\n## What the energy adds\n",
-        "| data | metric | energy | classifier | difference | 95 % interval | p (Holm) |",
-        "| :-- | :-- | :-- | :-- |" + " --: |" * 3,
+        "| data | features | metric | energy | classifier | difference | 95 % interval | p (Holm) |",
+        "| :-- | :-- | :-- | :-- | :-- |" + " --: |" * 3,
     ]
     for each in found:
-        named = (each.data, full_title(each.metric), each.row, each.reference)
+        named = (each.data, each.features or "-", full_title(each.metric), each.row, each.reference)
         cells = (*named, _mean_text(each), _interval(each), p_text(each.p_holm))
         lines.append(f"| {' | '.join(cells)} |")
     places = [(each.data, split_name(each.metric)[1], each.verdict) for each in found]
@@ -246,8 +246,8 @@ def gains_markdown(found: Sequence[Difference]) -> str:
     lines.append(
         f"\nThe energy is significantly better in some metric on {len(better)}, worse in some on {len(worse)} of "
         f"{len(sets)} data sets (a share of known labels is one of its own): p < {LEVEL} after Holm's correction over "
-        f"{tested} differences. In each metric energy and classifier are the ones best in it on validation, the "
-        "classifier with the energy's feature network and any loss. Differences on test, times 100."
+        f"{tested} differences. On each kind of features energy and classifier are, in each metric, those best in it "
+        "on validation, the classifier with any loss. Differences on test, times 100."
     )
     return "\n".join(lines) + "\n"
 

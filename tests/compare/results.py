@@ -102,6 +102,9 @@ def seeded(
     return Row(name, results[0]["kind"], tuple(results), config=config, energy=energy, documents=tuple(values))
 
 
+BAG = '{"kind":"bag_of_words"}'
+
+
 def hash_of(name: str) -> int:
     """The same in every process."""
     return int.from_bytes(name.encode()[:7], "big")
@@ -205,7 +208,7 @@ def suite_of(folder: Path, *names: str) -> Suite:
     found = []
     for name in names:
         one = with_verdicts(folder / name)
-        rows = tuple(dataclasses.replace(row, features="" if row.kind == "linear" else "{}") for row in one.rows)
+        rows = tuple(dataclasses.replace(row, features="" if row.kind == "linear" else BAG) for row in one.rows)
         found.append(dataclasses.replace(one, rows=rows, data={**one.data, "name": name}))
     plan = Plan(name="several", rows=(PlanRow(config="spen.yaml"),))
     return Suite("several", folder, tuple(found), plan)

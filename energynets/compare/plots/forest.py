@@ -31,12 +31,12 @@ def forest(comparison: Comparison, titles: Mapping[str, str], name: str = "fores
 
 
 def gains_forest(found: Sequence[Difference], name: str = "gains") -> str | None:
-    """A panel for each metric, a line for each data set, and for each share of its labels that is known."""
+    """A panel for each metric, a line for each data set and features, and for each share of its labels known."""
     lines = []
     for each in found:
         share = split_name(each.metric)[1]
         # Matplotlib takes what stands between two dollar signs for a formula.
-        data = each.data.replace("$", r"\$")
+        data = ", ".join(filter(None, (each.data.replace("$", r"\$"), each.features)))
         line = f"{data}, {100 * float(share):g} % known" if share else data
         lines.append((metric_title(each.metric), line, INK, each))
     return _forest(lines, name)

@@ -34,7 +34,13 @@ def to_html(suite: Suite) -> str:
         "findings": _findings(suite.gains),
         "forest": plots.gains_forest(suite.gains),
         "gains": [
-            {"data": each.data, "metric": full_title(each.metric), "rival": each.reference, **difference_cells(each)}
+            {
+                "data": each.data,
+                "features": each.features,
+                "metric": full_title(each.metric),
+                "rival": each.reference,
+                **difference_cells(each),
+            }
             for each in suite.gains
         ],
         "tables": list(metric_tables(suite)),
@@ -63,16 +69,18 @@ def _share(found: Difference) -> str:
 
 
 def _findings(gains: Sequence[Difference]) -> list[dict[str, str]]:
-    """A line for each data set on which the energy is significantly better or worse; else that it is on none."""
+    """A line for each data set and features on which the energy is significantly better or worse; else that there is
+    none."""
     found = []
     for verdict in ("better", "worse"):
-        sets: dict[str, list[Difference]] = {}
+        sets: dict[tuple[str, str], list[Difference]] = {}
         for each in gains:
             if each.verdict == verdict:
-                sets.setdefault(" ".join(filter(None, (each.data, _share(each)))), []).append(each)
-        for data, own in sets.items():
+                sets.setdefault((" ".join(filter(None, (each.data, _share(each)))), each.features), []).append(each)
+        for (data, features), own in sets.items():
             what = ", ".join(f"{cells['title']} ({cells['mean'].split()[0]})" for cells in map(difference_cells, own))
-            text = f"On {data} the best energy is significantly {verdict} than the best classifier in {what}."
+            over = f" over {features} features" if features else ""
+            text = f"On {data} the best energy{over} is significantly {verdict} than the best classifier in {what}."
             found.append({"verdict": verdict, "mark": MARKS[verdict], "text": text})
     if gains and not found:
         tested = sum(each.p is not None for each in gains)
