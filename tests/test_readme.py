@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from energynets.compare.fairness import check_fair
 from energynets.compare.plan import load_plan
-from energynets.config import Experiment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +27,6 @@ COMMANDS = [
     if line.startswith("$ ")
 ]
 TARGETS = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
-TABLES = re.findall(r"^    energynets compare (\S+) --seeds (\d+)$", README, re.MULTILINE)
 PLANS = re.findall(r"^    energynets compare (configs/comparisons/\S+) --processes \d+$", README, re.MULTILINE)
 VERBS = [command for command in COMMANDS if "energynets " in command]
 
@@ -64,16 +61,7 @@ def test_commands_run_in_their_order(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize(("pattern", "seeds"), TABLES)
-def test_command_of_a_table_names_experiments_that_can_stand_in_one(pattern: str, seeds: str) -> None:
-    """They take from minutes to half an hour; each of their configurations is run small elsewhere."""
-    experiments = [Experiment.load(path) for path in sorted(ROOT.glob(pattern))]
-    assert len(experiments) >= 4
-    check_fair(experiments, tuple(range(int(seeds))))
-
-
 def test_there_is_a_command_for_every_table() -> None:
-    assert len(TABLES) == 1
     assert len(PLANS) == 2
     for path in PLANS:
         load_plan(ROOT / path)
