@@ -163,8 +163,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: str =
     seen: list[dict] = []
     evaluate = loops.Loop._evaluate
 
-    def fake(self: Any, current: Any) -> dict[str, float]:
-        metrics = evaluate(self, current)
+    def fake(self: Any, *arguments: Any) -> dict[str, float]:
+        metrics = evaluate(self, *arguments)
         seen.append(copy(self.model))
         return {**metrics, metric: values[len(seen) - 1]}
 
