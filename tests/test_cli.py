@@ -488,3 +488,14 @@ def test_bench_says_where_benchmarks_come_from(
     package = tmp_path / "energynets" / "__init__.py"
     monkeypatch.setattr("energynets.__file__", str(package))
     assert "they come with a checkout of the repository" in fails(capsys, "bench")
+
+
+def test_one_of_several_processes_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the interpreter is taken down, which threads of torch's may not survive; by its status, output written."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(sys, "argv", ["energynets", "train", "no-such-file.yaml"])
+    for processes in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        assert main() == 2
+    assert ended == [2]

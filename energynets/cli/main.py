@@ -79,7 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: default `sys.argv[1:]`.
     """
-    return _run(app, "energynets", arguments, default=["--help"])
+    status = _run(app, "energynets", arguments, default=["--help"])
+    if arguments is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _end_at_once(status)
+    return status
+
+
+def _end_at_once(status: int) -> None:
+    """Of several processes: a thread of gloo's may still have to let go of a tensor of the last collective, and aborts
+    the process where it asks for the interpreter while that is being taken down (pytorch/pytorch#38228)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def run(function: Callable[..., None], name: str, arguments: Sequence[str] | None = None) -> int:
