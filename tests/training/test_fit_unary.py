@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from test_cross_fit import learned_from
 from toy_run import CLASSIFIER, FEATURES, SPEN, stage, toy_data, toy_experiment
 
 from energynets.baselines import LinearOneVsRest
@@ -20,7 +21,6 @@ from energynets.errors import ConfigError
 from energynets.parallel.launch import check
 from energynets.training import BuiltData, Interrupted, Progress, RunFolder, load_run, train
 from energynets.training.cross_fit import fold_rows
-from energynets.training.loop import Loop
 from energynets.training.seeds import cannot
 
 pytest.importorskip("sklearn")
@@ -77,15 +77,7 @@ def test_a_stage_before_it_keeps_its_features(tmp_path: Path) -> None:
 
 
 def test_the_energy_learns_from_held_out_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[torch.Tensor] = []
-    cross_fit = Loop._cross_fit
-
-    def spy(self: Loop, current: Any, folds: int) -> None:
-        cross_fit(self, current, folds)
-        found.append(current.train_features)
-
-    monkeypatch.setattr(Loop, "_cross_fit", spy)
-    data = toy_data()
+    found, data = learned_from(monkeypatch), toy_data()
     train(toy_experiment({**SPEN, "features": LINEAR}, stages=[FIT, ENERGY]), folder=tmp_path / "run", data=data)
     documents = data.prepared.split("train")
     for rows in fold_rows(len(documents), 3, 0):
