@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from energynets.baselines.linear import LinearOneVsRest
-from energynets.data.batches import batches
 from energynets.data.dataset import Documents
-from energynets.features import BagOfWords
+from energynets.features import BagOfWords, FeatureCache
 
 if TYPE_CHECKING:
     from energynets.config import LinearFit
@@ -40,7 +39,7 @@ def fit_unary(
     with f in evaluation mode, where a label is known. Nothing is drawn: the result is the same for every seed.
 
     Args:
-        model: with `unary` (a linear layer with a bias), `features` and `compute_features`, on `device`.
+        model: with `unary` (a linear layer with a bias) and `features`, on `device`.
         documents: N training documents.
         settings: loss and C.
         batch_size: documents a pass through the features.
@@ -69,10 +68,5 @@ def _frozen_features(model: Any, documents: Documents, batch_size: int, device: 
     if isinstance(model.features, BagOfWords) and model.features.first is None:
         assert isinstance(documents.inputs, csr_array)
         return documents.inputs
-    training, parts = model.training, []
-    model.eval()
-    with torch.no_grad():
-        for batch in batches(documents, batch_size):
-            parts.append(csr_array(model.compute_features(batch.to(device).inputs).float().cpu().numpy()))
-    model.train(training)
-    return csr_array(vstack(parts))
+    features = FeatureCache(model.features).get(documents, key="train", batch_size=batch_size, device=device)
+    return csr_array(features.float().numpy())
