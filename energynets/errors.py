@@ -64,14 +64,18 @@ def counts(given: object, least: int = 1) -> bool:
 
 
 MANY = 60
-"""Names that no message lists in full, where one of them is near."""
+"""A message lists as many names in full; of more it gives the nearest, or where none is near the first `SOME`."""
+
+SOME = 10
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`" (did you mean 'x'? valid: x, y)"`: the hint that closes an error about an unknown name."""
     names = sorted(valid)
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    suggestion = f"did you mean {match[0]!r}? " if match else ""
-    if match and len(names) > MANY:
-        return f" ({suggestion.strip()})"
-    return f" ({suggestion}valid: {', '.join(names)})"
+    hints = [f"did you mean {match[0]!r}?"] if match else []
+    if len(names) <= MANY:
+        hints.append(f"valid: {', '.join(names)}")
+    elif not match:
+        hints.append(f"valid: {', '.join(names[:SOME])} and {len(names) - SOME:,} more")
+    return f" ({' '.join(hints)})"

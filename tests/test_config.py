@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from energynets.config import Experiment
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, nearest
 from energynets.strict_yaml import format_yaml, parse_yaml
 
 VALID: dict[str, Any] = {
@@ -112,6 +112,14 @@ def refuse(*overrides: str, tree: dict[str, Any] = VALID) -> str:
 )
 def test_mistake_is_one_line_with_path_expectation_and_nearest_name(override: str, expected: str) -> None:
     assert expected in refuse(override)
+
+
+def test_of_many_names_the_nearest_is_said_or_a_few() -> None:
+    many = [f"label{number:02}" for number in range(70)]
+    assert nearest("x", ["b", "a"]) == " (valid: a, b)"
+    assert nearest("labl01", many) == " (did you mean 'label01'?)"
+    first = ", ".join(many[:10])
+    assert nearest("x", many) == f" (valid: {first} and 60 more)"
 
 
 def test_unknown_key_is_reported_before_the_missing_one_it_misspells() -> None:
