@@ -30,7 +30,8 @@ class Display(Bars, Progress):
 
     def stage(self, name: str, number: int, stages: int, epochs: int, steps: int) -> None:
         self._stage, self._epochs = name, epochs
-        self.say(f"stage {number} of {stages}, {name}: up to {epochs} epochs of {steps} steps")
+        how = f"up to {epochs} epochs of {steps} steps" if steps else "the output layer is solved for"
+        self.say(f"stage {number} of {stages}, {name}: {how}")
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         self.show(f"{self._stage} {epoch}/{self._epochs}", done, total, f"loss {loss:.4f}")

@@ -191,7 +191,7 @@ class Loop:
 
     def _announce(self, stage: Stage) -> None:
         number, stages = self.position.stage + 1, len(self.experiment.stages)
-        self.progress.stage(stage.name, number, stages, stage.epochs, self.batches)
+        self.progress.stage(stage.name, number, stages, stage.epochs, 0 if stage.fit else self.batches)
 
     def _leave(self, stage: Stage) -> None:
         """The model has the weights that the stage keeps; the next one comes."""

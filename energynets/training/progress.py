@@ -17,7 +17,10 @@ class Progress:
         """`done` of `total` bytes (or documents) of the data have been read."""
 
     def stage(self, name: str, number: int, stages: int, epochs: int, steps: int) -> None:
-        """Stage `number` of `stages` (from 1) begins or is resumed: at most `epochs` epochs of `steps` steps."""
+        """Stage `number` of `stages` (from 1) begins or is resumed: at most `epochs` epochs of `steps` steps.
+
+        No steps: its output layer is solved for.
+        """
 
     def step(self, epoch: int, done: int, total: int, loss: float) -> None:
         """`done` of `total` optimiser steps of epoch `epoch` (from 1) are done; `loss` is the epoch's mean so far."""

@@ -95,9 +95,11 @@ class Stopping(Progress):
 
     def __init__(self, at: tuple[int, int]) -> None:
         self.at, self.stages = at, 0
+        self.steps: list[int] = []
 
-    def stage(self, *_: Any) -> None:
+    def stage(self, name: str, number: int, stages: int, epochs: int, steps: int) -> None:
         self.stages += 1
+        self.steps.append(steps)
 
     def fitting(self, done: int, total: int) -> None:
         if (self.stages, done) == self.at:
@@ -108,8 +110,10 @@ class Stopping(Progress):
 def test_an_interrupted_fit_goes_on(tmp_path: Path, at: tuple[int, int]) -> None:
     experiment = toy_experiment({**SPEN, "features": LINEAR}, stages=[FIT, ENERGY])
     train(experiment, folder=tmp_path / "whole", data=toy_data())
+    progress = Stopping(at)
     with pytest.raises(Interrupted):
-        train(experiment, folder=tmp_path / "run", data=toy_data(), progress=Stopping(at))
+        train(experiment, folder=tmp_path / "run", data=toy_data(), progress=progress)
+    assert [steps > 0 for steps in progress.steps] == [False, True, False, False][: at[0]]  # energy, then its folds
     train(experiment, folder=tmp_path / "run", data=toy_data(), resume=True)
     one, two = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "run"))
     assert all(torch.equal(one[key], two[key]) for key in one)
