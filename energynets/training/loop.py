@@ -174,14 +174,16 @@ class Loop:
             self._stop_if_asked()
 
         with self._saving_on_stop(None):
-            began = time.perf_counter()
-            size = self.experiment.evaluation.batch_size
-            stopped = fit_unary(view, self.train, settings, batch_size=size, device=self.device, progress=fitted)
-            at.step_seconds += time.perf_counter() - began
-            at.examples += len(self.train)
-            if stopped:
-                self.progress.note(f"stage {stage.name!r}: the solvers of {stopped} labels stopped at their step limit")
-            at.epoch, at.entered = 1, True
+            if not at.entered:  # else stopped while it was evaluated: the checkpoint has what was solved for
+                began = time.perf_counter()
+                size = self.experiment.evaluation.batch_size
+                stopped = fit_unary(view, self.train, settings, batch_size=size, device=self.device, progress=fitted)
+                at.step_seconds += time.perf_counter() - began
+                at.examples += len(self.train)
+                if stopped:
+                    what = f"the solvers of {stopped} labels stopped at their step limit"
+                    self.progress.note(f"stage {stage.name!r}: {what}")
+                at.epoch, at.entered = 1, True
             if self.validator.documents is not None:
                 metrics = self._evaluate(stage, view, self.objective)
                 at.best_value, at.best_epoch = metrics[self.validator.monitor], 1

@@ -91,7 +91,7 @@ def test_the_energy_learns_from_held_out_scores(tmp_path: Path, monkeypatch: pyt
 
 
 class Stopping(Progress):
-    """Sends SIGINT once so many labels have been fitted, in the so-manieth stage announced."""
+    """Sends SIGINT once so many labels have been fitted, 7 is all and a document scored, in that stage announced."""
 
     def __init__(self, at: tuple[int, int]) -> None:
         self.at, self.stages = at, 0
@@ -105,16 +105,31 @@ class Stopping(Progress):
         if (self.stages, done) == self.at:
             os.kill(os.getpid(), signal.SIGINT)
 
+    def scoring(self, *_: Any) -> None:
+        self.fitting(7, 6)
 
-@pytest.mark.parametrize("at", [(1, 2), (1, 6), (4, 3)], ids=["midway", "at its end", "in a fold"])
-def test_an_interrupted_fit_goes_on(tmp_path: Path, at: tuple[int, int]) -> None:
+
+@pytest.mark.parametrize(
+    ("at", "left"),
+    [((1, 2), 4), ((1, 6), 4), ((1, 7), 3), ((4, 3), 2), ((4, 7), 1)],
+    ids=["midway", "at its end", "evaluated", "in a fold", "in a fold, evaluated"],
+)
+def test_an_interrupted_fit_goes_on(tmp_path: Path, at: tuple[int, int], left: int) -> None:
+    """Of the four fits, all documents' and three folds', as many are left."""
     experiment = toy_experiment({**SPEN, "features": LINEAR}, stages=[FIT, ENERGY])
     train(experiment, folder=tmp_path / "whole", data=toy_data())
     progress = Stopping(at)
     with pytest.raises(Interrupted):
         train(experiment, folder=tmp_path / "run", data=toy_data(), progress=progress)
     assert [steps > 0 for steps in progress.steps] == [False, True, False, False][: at[0]]  # energy, then its folds
-    train(experiment, folder=tmp_path / "run", data=toy_data(), resume=True)
+    fits: list[int] = []
+
+    class Counting(Progress):
+        def fitting(self, done: int, total: int) -> None:
+            fits.extend([1] * (done == total))
+
+    train(experiment, folder=tmp_path / "run", data=toy_data(), resume=True, progress=Counting())
+    assert len(fits) == left
     one, two = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "run"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     lines = [RunFolder(tmp_path / name).metrics.read_text().splitlines() for name in ("whole", "run")]
