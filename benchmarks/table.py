@@ -50,11 +50,17 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         "error: largest relative error of a gradient (logits, in inference) against the autograd loop in float64; "
         "whose gradients differ from ours is not timed.",
         f"{machine['device_name']}, threads: {machine['threads']}, torch {machine['torch']}, {machine['date']}"
-        + (f", commit {machine['git_commit'][:10]}" if machine["git_commit"] else ""),
+        + (f", commit {short(machine['git_commit'])}" if machine["git_commit"] else ""),
     ]
     if skipped:
         lines.append(f"Skipped: {'; '.join(skipped)}")
     return lines
+
+
+def short(commit: str) -> str:
+    """Ten digits, and whether the package was another than was committed."""
+    digits, _, state = commit.partition("-")
+    return "-".join((digits[:10], state)) if state else digits[:10]
 
 
 def _number(value: float | None, status: str) -> Text:

@@ -12,6 +12,7 @@ import torch
 from benchmarks import cases, gpu, harness, limit, memory, timing
 from benchmarks.cases import Case
 from benchmarks.rivals import CONTESTANTS, TASKS, Contestant, Ours, PlainLoop
+from benchmarks.table import short
 from energynets.cli import main
 from energynets.errors import ConfigError
 from energynets.inference import general_path
@@ -57,6 +58,11 @@ class Broken(PlainLoop):
 
     def run(self):
         raise RuntimeError("it does not run here")
+
+
+def test_a_commit_is_short_and_says_where_the_package_was_another() -> None:
+    assert short("0123456789abcdef") == "0123456789"
+    assert short("0123456789abcdef-dirty") == "0123456789-dirty"
 
 
 @pytest.mark.usefixtures("tiny")

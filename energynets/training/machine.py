@@ -112,7 +112,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """What a run ran on, for environment.json."""
     return {
         "energynets": package_version(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -150,15 +150,20 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from; None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
+def git_commit(root: Path) -> str | None:
+    """The commit of the source tree this package runs from; None for an installed package.
+
+    It ends in `-dirty`, as `git describe` has it, where the package is not what was committed: then no checkout gives
+    the code again.
+    """
     if not (root / ".git").exists():
         return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        return git("rev-parse", "HEAD") + "-dirty" * bool(git("status", "--porcelain", "--", "energynets"))
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()

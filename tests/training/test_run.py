@@ -34,7 +34,7 @@ from energynets.training import (
     train,
 )
 from energynets.training.build import Sizes
-from energynets.training.machine import peak_host_memory, resolve_device
+from energynets.training.machine import git_commit, peak_host_memory, resolve_device
 from energynets.training.run import RunFolder
 from energynets.training.score import top_probabilities
 from energynets.training.validation import Validator
@@ -350,6 +350,28 @@ def test_peak_memory_is_not_that_of_the_process_before() -> None:
     command = [sys.executable, "-c", "from energynets.training.machine import peak_host_memory as p; print(p())"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert 0 < int(said) < held.nbytes + 30_000_000
+
+
+def test_the_commit_says_where_the_package_is_not_what_was_committed(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        settings = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        return subprocess.run(["git", *settings, *words], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
+    assert git_commit(tmp_path) is None
+    (tmp_path / "energynets").mkdir()
+    (module := tmp_path / "energynets" / "a.py").write_text("1")
+    git("init")
+    assert git_commit(tmp_path) is None  # nothing committed
+    git("add", ".")
+    git("commit", "-m", "a")
+    (tmp_path / "notes.txt").write_text("not the package")
+    commit = git("rev-parse", "HEAD")
+    assert git_commit(tmp_path) == commit != ""
+    (tmp_path / "energynets" / "b.py").touch()
+    assert git_commit(tmp_path) == f"{commit}-dirty"
+    (tmp_path / "energynets" / "b.py").unlink()
+    module.write_text("2")
+    assert git_commit(tmp_path) == f"{commit}-dirty"
 
 
 def test_a_validation_loss_takes_no_random_numbers_of_training() -> None:
