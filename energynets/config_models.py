@@ -312,6 +312,11 @@ class ShortlistConfig(Section):
     negatives: int = Field(
         default=0, ge=0, description="random labels a document in training, where the worst candidates were"
     )
+    positives: bool = Field(
+        default=False,
+        description="in training a document's true labels too, whatever their logits; the energy then learns that "
+        "candidates of low logits are true, which they are not in prediction",
+    )
 
     @model_validator(mode="before")
     @classmethod

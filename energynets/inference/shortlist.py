@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 class Shortlist:
     """The energy moves n candidates of each document; every other label stays at its unary value, y_j = sigmoid(phi_j).
 
-    Candidates are the n labels with the largest phi. In training the worst of them give place to the document's true
-    labels and to random ones, so that a list has n labels still, or in a batch where a document has more true labels,
-    as many as that. Fixed labels take part in the measurements, a constant of the document, and in the loss. With n = L
-    all of it is the energy itself.
+    Candidates are the n labels with the largest phi. In training the worst of them may give place to random labels and
+    to the document's true ones, so that a list has n labels still, or with `positives` in a batch where a document has
+    more true labels, as many as that. Fixed labels take part in the measurements, a constant of the document, and in
+    the loss, so that a true label that is no candidate is learned from all the same. With n = L all of it is the energy
+    itself.
 
     Args:
         candidates: n >= 1; all L where n > L.
@@ -52,6 +53,9 @@ class Shortlist:
             candidate anyway changes nothing.
         generator: what draws them, on the device of the model; None is torch's own, which training seeds and
             checkpoints.
+        positives: whether a document's true labels are candidates in training whatever their phi. Then a candidate of
+            low phi is a true one, an energy learns that instead, and prediction has no such lists (measured in
+            docs/inference.md).
 
     Raises:
         ConfigError: a number out of its range.
@@ -66,6 +70,7 @@ class Shortlist:
     candidates: int
     negatives: int = 0
     generator: torch.Generator | None = None
+    positives: bool = False
 
     def __post_init__(self) -> None:
         if not counts(self.candidates):
@@ -84,16 +89,23 @@ class Shortlist:
         Both are of the whole batch where processes share it, and so those of one process alone.
         """
         targets, own = labelled(targets)
-        rows, counts = targets.row_indices(), targets.offsets.diff()
-        true = targets.columns.new_full((len(counts), int(counts.max()) if len(counts) else 0), -1)
-        true[rows, torch.arange(len(rows), device=rows.device) - targets.offsets[rows]] = torch.where(
-            targets.values > 0, targets.columns, -1
-        )
+        true = self._true(targets)
         most = int(distinct(true).sum(1).max()) if true.numel() else 0
         drawn = torch.randint(
             targets.num_columns, (len(true), self.negatives), generator=self.generator, device=true.device
         )
         return torch.cat((true, drawn), 1)[own], min(max(self.candidates, most), targets.num_columns)
+
+    def _true(self, targets: SparseBatch) -> Tensor:
+        """(B, p), -1 where a document has fewer; p = 0 without `positives`."""
+        if not self.positives:
+            return targets.columns.new_empty(len(targets), 0)
+        rows, counts = targets.row_indices(), targets.offsets.diff()
+        true = targets.columns.new_full((len(counts), int(counts.max()) if len(counts) else 0), -1)
+        true[rows, torch.arange(len(rows), device=rows.device) - targets.offsets[rows]] = torch.where(
+            targets.values > 0, targets.columns, -1
+        )
+        return true
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class ShortlistStream:
 
         Args:
             targets: (B, L), sparse.
-            training: whether true and random labels are among the candidates.
+            training: whether random labels, and with `positives` true ones, are among the candidates.
 
         Raises:
             ShapeError: targets of another shape.

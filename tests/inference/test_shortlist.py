@@ -147,28 +147,30 @@ def filled(gradients: Any, wanted: Any) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, wanted, strict=True)]
 
 
-def expected_candidates(model: EnergyNetwork, batch: Batch, count: int, *, training: bool) -> list[set[int]]:
+def expected_candidates(model: EnergyNetwork, batch: Batch, count: int, *, positives: bool) -> list[set[int]]:
     phi, true = model.energy.unary(batch.inputs), batch.labels.dense() > 0  # type: ignore[union-attr, operator]
-    most = int(true.sum(1).max()) if training else 0
+    most = int(true.sum(1).max()) if positives else 0
     found = []
     for row, holds in zip(phi.tolist(), true.tolist(), strict=True):
-        first = [label for label in range(LABELS) if training and holds[label]]
+        first = [label for label in range(LABELS) if positives and holds[label]]
         ranked = [label for label in sorted(range(LABELS), key=lambda i: -row[i]) if label not in first]
         found.append(set((first + ranked)[: max(count, most)]))
     return found
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("training", "positives"), [(True, False), (True, True), (False, True)])
 @pytest.mark.parametrize("count", [1, 4, 9])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("energy", ENERGIES)
-def test_only_candidates_move(energy: str, solver: str, count: int, training: bool) -> None:
+def test_only_candidates_move(energy: str, solver: str, count: int, training: bool, positives: bool) -> None:
     torch.manual_seed(1)
-    model, batch = network(ENERGIES[energy](LABELS), SOLVERS[solver](3), count, 4), make_batch(6, LABELS)
+    shortlist = Shortlist(count, positives=positives)
+    model, batch = network(ENERGIES[energy](LABELS), SOLVERS[solver](3), shortlist, 4), make_batch(6, LABELS)
     model.train(training)
     wanted = [*model.parameters(), batch.inputs]
     torch.manual_seed(7)
-    loss = naive(model, batch, expected_candidates(model, batch, count, training=training))
+    candidates = expected_candidates(model, batch, count, positives=training and positives)
+    loss = naive(model, batch, candidates)
     gradients = torch.autograd.grad(1.7 * loss, wanted, allow_unused=True)  # type: ignore[arg-type]
     expected = [loss.detach(), *filled(gradients, wanted)]
     assert_equal(everything(model, batch), expected)
@@ -180,7 +182,7 @@ def test_only_candidates_move(energy: str, solver: str, count: int, training: bo
 def test_chunks_do_not_matter(energy: str) -> None:
     torch.manual_seed(2)
     batch = make_batch(6, LABELS)
-    model = network(ENERGIES[energy](LABELS), SOLVERS["momentum"](3), Shortlist(8, negatives=3))
+    model = network(ENERGIES[energy](LABELS), SOLVERS["momentum"](3), Shortlist(8, negatives=3, positives=True))
     first: list[Tensor] | None = None
     for chunk in (None, 1, 2, 5, 10, LABELS, 40):
         model.label_chunk = chunk
@@ -252,16 +254,18 @@ def sparse(rows: list[list[int]], labels: int) -> SparseBatch:
 
 def test_true_labels_come_first_then_random_ones_and_lists_grow_where_they_must() -> None:
     targets = sparse([[5, 5, 2], [], [0]], 50)
-    first, count = Shortlist(4, 2, torch.Generator().manual_seed(3)).before_all(targets)
+    first, count = Shortlist(4, 2, torch.Generator().manual_seed(3), positives=True).before_all(targets)
     assert count == 4
     assert first[:, :3].tolist() == [[5, 5, 2], [-1, -1, -1], [0, -1, -1]]
-    again, _ = Shortlist(4, 2, torch.Generator().manual_seed(3)).before_all(targets)
-    other, _ = Shortlist(4, 2, torch.Generator().manual_seed(4)).before_all(targets)
+    again, _ = Shortlist(4, 2, torch.Generator().manual_seed(3), positives=True).before_all(targets)
+    other, _ = Shortlist(4, 2, torch.Generator().manual_seed(4), positives=True).before_all(targets)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert ((first[:, 3:] >= 0) & (first[:, 3:] < 50)).all()
-    assert Shortlist(1).before_all(targets)[1] == 2  # twice the same true label is one
+    assert Shortlist(1, positives=True).before_all(targets)[1] == 2  # twice the same true label is one
     assert Shortlist(9).before_all(sparse([[1]], 4))[1] == 4
+    unasked, count = Shortlist(1).before_all(targets)
+    assert (unasked.shape, count) == ((3, 0), 1)
 
 
 def test_the_first_distinct_labels_are_chosen() -> None:
@@ -276,14 +280,14 @@ def test_the_first_distinct_labels_are_chosen() -> None:
 
 
 @pytest.mark.parametrize("negatives", [0, 2, 4])
-def test_true_and_random_labels_are_always_in_the_training_shortlist(negatives: int) -> None:
+def test_random_labels_and_asked_for_true_ones_are_always_in_the_training_shortlist(negatives: int) -> None:
     torch.manual_seed(0)
     true = [[0, 30], [7], [], [1, 2, 3, 4, 5, 6, 8]]
     targets, energy = sparse(true, 40), SPEN(F, 40)
     inputs = Inputs(torch.randn(4, F), energy.unary.weight, energy.unary.bias, energy.measure, energy.offset)
     best = energy.unary(inputs.features).argsort(dim=1, descending=True).tolist()
     for _ in range(20):
-        first, count = Shortlist(5, negatives).before_all(targets)
+        first, count = Shortlist(5, negatives, positives=True).before_all(targets)
         found = find(inputs, 9, count, first, targets)[0].labels.tolist()
         assert count == 7  # the last document's true labels
         for row, must, drawn, ranked in zip(found, true, first[:, 7:].tolist(), best, strict=True):
@@ -291,10 +295,11 @@ def test_true_and_random_labels_are_always_in_the_training_shortlist(negatives: 
             assert row == sorted([*must, *others[: 7 - len(must)]])
 
 
-def test_training_alone_knows_true_labels() -> None:
+@pytest.mark.parametrize("positives", [True, False])
+def test_training_alone_knows_true_labels_and_only_where_asked(positives: bool) -> None:
     torch.manual_seed(0)
     targets = sparse([[0, 30], [7], [], [1, 2, 3, 4, 5, 6, 8]], 40)
-    model = network(SPEN(F, 40), MirrorDescent(1), 5, 9)
+    model = network(SPEN(F, 40), MirrorDescent(1), Shortlist(5, positives=positives), 9)
     with torch.no_grad():
         model.energy.unary.bias[targets.columns] = -50  # type: ignore[union-attr, index]
     seen: list[Tensor] = []
@@ -310,8 +315,8 @@ def test_training_alone_knows_true_labels() -> None:
     model.eval()
     EndToEnd()(model, batch)
     train, evaluation = seen
-    assert train.shape == (4, 7)  # the last document's seven
-    assert (train < -30).sum(1).tolist() == [2, 1, 0, 7]
+    assert train.shape == ((4, 7) if positives else (4, 5))  # the last document's seven
+    assert (train < -30).sum(1).tolist() == ([2, 1, 0, 7] if positives else [0, 0, 0, 0])
     assert evaluation.shape == (4, 5)
     assert not (evaluation < -30).any()
 
@@ -421,7 +426,7 @@ def test_scores_that_are_not_numbers_are_an_error(weight: str) -> None:
 @pytest.mark.parametrize("energy", ["spen", "icnn", "dropout"])
 def test_no_tensor_has_the_size_of_all_logits(energy: str) -> None:
     size, labels, chunk, count = 64, 3000, 16, 20
-    model = network(ENERGIES[energy](labels), MirrorDescent(2), Shortlist(count, 5), chunk)
+    model = network(ENERGIES[energy](labels), MirrorDescent(2), Shortlist(count, 5, positives=True), chunk)
     batch = make_batch(size, labels)
     batch = Batch(batch.inputs, make_sparse(size, labels), batch.rows)
     weights = {tuple(p.shape) for p in model.parameters()} | {tuple(p.shape)[::-1] for p in model.parameters()}

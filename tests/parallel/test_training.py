@@ -26,7 +26,7 @@ LEARNED = SPEN | {
 }
 # Documents have up to four labels or so: some batches have more candidates than three.
 SHORTLISTED = {key: value for key, value in SPEN.items() if key != "label_chunk"} | {
-    "shortlist": {"candidates": 3, "negatives": 2}
+    "shortlist": {"candidates": 3, "negatives": 2, "positives": True}
 }
 ICNN = SPEN | {"energy": {"kind": "icnn", "hidden": [3, 3], "dropout": 0.2}}
 HEAD = {"kind": "classifier", "features": FEATURES, "output": {"kind": "chunked", "chunk": 3}}

@@ -121,13 +121,14 @@ def test_one_seed_one_run_whether_it_was_stopped_or_not(tmp_path: Path) -> None:
 
 
 def test_a_number_is_that_many_candidates() -> None:
-    found, whole = (toy_experiment(SPEN | {"shortlist": given}) for given in (5, {"candidates": 5, "negatives": 0}))
+    section = {"candidates": 5, "negatives": 0, "positives": False}
+    found, whole = (toy_experiment(SPEN | {"shortlist": given}) for given in (5, section))
     assert found == whole
     assert found.hash() == whole.hash()
     assert Experiment.from_tree(found.model_dump(mode="json"), ["model.shortlist=7"]).model.shortlist.candidates == 7  # type: ignore[union-attr]
     number, section = Experiment.json_schema()["$defs"]["ShortlistConfig"]["anyOf"]
     assert number == {"type": "integer", "minimum": 1}
-    assert list(section["properties"]) == ["candidates", "negatives"]
+    assert list(section["properties"]) == ["candidates", "negatives", "positives"]
 
 
 @pytest.mark.parametrize(
