@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from energynets.errors import ConfigError, nearest
-from energynets.metrics.scores import TopScores, blocks, check_pair, chosen_sets, hits
+from energynets.metrics.scores import NOT_RANKED, TopScores, blocks, check_pair, chosen_sets, hits
 
 RULES = ("f1_example",)
 
@@ -75,8 +75,13 @@ def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_examp
     if best == 0:
         return _above(scores.values.max())
     last = true[-best]
-    lower = [score.max() for rows in parts if len(score := scores.values[rows][scores.values[rows] < last])]
+    lower = [score.max() for rows in parts if len(score := _ranked(scores[rows])[_ranked(scores[rows]) < last])]
     return _between(max(lower), last) if lower else _below(last)
+
+
+def _ranked(scores: TopScores) -> np.ndarray:
+    """The kept scores, in any order, but for those of labels that are known and have no place in a ranking."""
+    return scores.values if scores.ranked is None else scores.values[scores.values != NOT_RANKED]
 
 
 def _between(low: np.float32, high: np.float32) -> float:

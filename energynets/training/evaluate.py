@@ -110,9 +110,9 @@ class Measures:
         """The one global threshold that the rule picks on these documents."""
         return float(choose_threshold(scores, labels, rule=self.rule))
 
-    def decoder(self, scores: TopScores, labels: Any) -> Decoder:
-        """What makes sets of scores, chosen on these documents."""
-        return DECODERS[self.decoding].fit(scores, labels)
+    def decoder(self, scores: TopScores, labels: Any, draws: int = 1) -> Decoder:
+        """What makes sets of scores, chosen on these documents, `pooled` where there are several draws of each."""
+        return DECODERS[self.decoding].fit(scores, labels, draws)
 
     def unchosen(self) -> Decoder:
         """What makes sets of scores where there are no documents to choose on."""
@@ -214,7 +214,8 @@ def evaluate(
     if threshold is not None:
         decoder = GlobalThreshold(threshold, "given")
     if decoder is None and len(dataset.splits.get("validation", ())):
-        decoder = measures.decoder(*pooled(rest("validation")))
+        drawn = list(rest("validation"))
+        decoder = measures.decoder(*pooled(drawn), draws=len(drawn))
     decoder = decoder or measures.unchosen()
     parts: Iterable[tuple[TopScores, csr_array]] = rest(split, on_batch=on_batch, on_inference=on_inference)
     if on_scores is not None:

@@ -355,7 +355,7 @@ class _Session:
         for split in filter(self._has, ("validation", "test")):
             parts: Iterable[tuple[TopScores, csr_array]] = self._rest(model, split, fraction)
             if split == "validation" and (parts := list(parts)):
-                decoder = self.measures.decoder(*pooled(parts))
+                decoder = self.measures.decoder(*pooled(parts), draws=len(parts))
             drawn = [
                 (rest_metrics(self.measures, *part, decoder), self.measures.documents(*part, decoder)) for part in parts
             ]

@@ -113,3 +113,10 @@ def test_errors() -> None:
         choose_threshold(scores, csr_array((0, 2)))
     with pytest.raises(ConfigError, match="did you mean 'f1_example'"):
         choose_threshold(scores, csr_array((0, 2)), rule="f1_exampel")
+
+
+def test_a_label_that_was_not_ranked_is_no_score_to_stay_above() -> None:
+    indices, labels = np.array([[0, 1], [0, 1]]), csr_array(np.array([[1, 1], [1, 0]], np.float32))
+    known = np.array([[False, False], [False, True]])
+    scores = TopScores(indices, np.array([[0.7, 0.5], [0.7, 0.6]], np.float32), 2)
+    assert choose_threshold(scores.leaving_out(known, np.array([2, 1]), 2), labels) == 0.25

@@ -24,12 +24,13 @@ class Decoder(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, scores: TopScores, labels: csr_array) -> Self:
+    def fit(cls, scores: TopScores, labels: csr_array, draws: int = 1) -> Self:
         """Chosen on validation.
 
         Args:
             scores: of N validation documents, values in [0, 1].
             labels: (N, L) CSR.
+            draws: N / draws documents come one after another, and again in each draw of what is known of them.
 
         Raises:
             ShapeError: shapes disagree.

@@ -94,7 +94,7 @@ class ExpectedF1(Decoder):
     )
 
     @classmethod
-    def fit(cls, scores: TopScores, labels: csr_array) -> Self:
+    def fit(cls, scores: TopScores, labels: csr_array, draws: int = 1) -> Self:
         """Platt scaling of the kept scores."""
         return cls(*fit_platt(scores, labels))
 

@@ -29,7 +29,7 @@ class GlobalThreshold(Decoder):
     words: ClassVar[str] = "one global threshold for each run, chosen on validation to maximise f1_example"
 
     @classmethod
-    def fit(cls, scores: TopScores, labels: csr_array) -> Self:
+    def fit(cls, scores: TopScores, labels: csr_array, draws: int = 1) -> Self:
         """`choose_threshold`."""
         return cls(choose_threshold(scores, labels))
 

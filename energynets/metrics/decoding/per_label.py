@@ -52,13 +52,13 @@ class PerLabel(Decoder):
     )
 
     @classmethod
-    def fit(cls, scores: TopScores, labels: csr_array) -> Self:
-        """Thresholds of each label, and m by cross-validation."""
+    def fit(cls, scores: TopScores, labels: csr_array, draws: int = 1) -> Self:
+        """Thresholds of each label, and m by cross-validation, where no document is in two folds."""
         labels = check_pair(len(scores), scores.num_labels, labels)
-        shrinkage = choose_shrinkage(scores, labels)
+        shrinkage = choose_shrinkage(scores, labels, draws)
         value = choose_threshold(scores, labels)
         own_L = best_thresholds(scores, labels)
-        return cls(value, shrinkage, shrunk(own_L, value, label_counts(labels), shrinkage))
+        return cls(value, shrinkage, shrunk(own_L, value, label_counts(labels) / draws, shrinkage))
 
     @property
     def rule(self) -> str:
@@ -122,23 +122,29 @@ def label_counts(labels: csr_array) -> np.ndarray:
 
 def shrunk(own_L: np.ndarray, value: float, counts_L: np.ndarray, shrinkage: float | None) -> np.ndarray:
     """(L,) float32 thresholds between the labels' own (NaN where there is none) and the global one, in log odds."""
-    weights_L = np.zeros(len(own_L)) if shrinkage is None else counts_L / np.maximum(counts_L + shrinkage, 1)
+    counts_L = counts_L.astype(np.float64)
+    weights_L = np.zeros(len(own_L))
+    if shrinkage is not None:
+        np.divide(counts_L, counts_L + shrinkage, out=weights_L, where=counts_L > 0)
     weights_L = np.where(np.isnan(own_L), 0.0, weights_L)
     odds_L, odds = log_odds(np.nan_to_num(own_L)), log_odds(np.array(value))
     mixed_L = expit(weights_L * odds_L + (1 - weights_L) * odds)
     return np.select([weights_L == 0, weights_L == 1], [value, own_L], mixed_L).astype(np.float32)
 
 
-def choose_shrinkage(scores: TopScores, labels: csr_array) -> float | None:
-    """The m of `SHRINKAGE` with the best example-F1 over folds left out; the largest of equally good ones."""
-    count = len(scores)
-    fold_N = np.random.default_rng(0).permutation(count) % FOLDS
+def choose_shrinkage(scores: TopScores, labels: csr_array, draws: int = 1) -> float | None:
+    """The m of `SHRINKAGE` with the best example-F1 over folds left out; the largest of equally good ones.
+
+    All draws of a document are in one fold: a threshold that has seen one of them knows the others.
+    """
+    count = len(scores) // draws
+    fold_N = np.tile(np.random.default_rng(0).permutation(count) % FOLDS, draws)
     totals = np.zeros(len(SHRINKAGE))
     for fold in range(min(FOLDS, count) if count > 1 else 0):
         kept, left = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
         value = choose_threshold(scores[kept], labels[kept])
-        own_L, counts_L = best_thresholds(scores[kept], labels[kept]), label_counts(labels[kept])
+        own_L, counts_L = best_thresholds(scores[kept], labels[kept]), label_counts(labels[kept]) / draws
         for place, shrinkage in enumerate(SHRINKAGE):
             decoder = PerLabel(value, shrinkage, shrunk(own_L, value, counts_L, shrinkage))
             totals[place] += f1_example(decoder.predict(scores[left]), labels[left]) * len(left)
-    return SHRINKAGE[int(np.flatnonzero(totals >= totals.max() - 1e-12 * count)[0])]
+    return SHRINKAGE[int(np.flatnonzero(totals >= totals.max() - 1e-12 * len(scores))[0])]

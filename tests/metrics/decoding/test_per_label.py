@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from energynets.metrics import NOT_RANKED, GlobalThreshold, PerLabel, TopScores, f1_example, f1_macro
 from energynets.metrics.decoding import per_label
@@ -99,3 +99,12 @@ def test_more_shrinkage_of_equally_good(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_label_that_was_not_ranked_is_no_score_to_stay_above() -> None:
     scores = TopScores(np.array([[0], [0]]), np.array([[0.6], [NOT_RANKED]]), 1, ranked=np.array([1, 0]))
     assert best_thresholds(scores, csr_array([[1.0], [0.0]]))[0] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_documents_that_are_drawn_several_times_are_not_several_documents(seed: int) -> None:
+    scores, labels = skewed(seed, 60)
+    once = PerLabel.fit(scores, labels)
+    often = PerLabel.fit(TopScores.concatenate([scores] * 4), csr_array(vstack([labels] * 4)), draws=4)
+    assert (often.value, often.shrinkage) == (once.value, once.shrinkage)
+    assert np.array_equal(often.thresholds_L, once.thresholds_L)
