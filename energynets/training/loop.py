@@ -146,7 +146,12 @@ class Loop:
             stack.callback(optimizer.close)
             current = _Current(stage, view, parameters, optimizer, stage_objective(self.objective, stage))
             if stage.cross_fit is not None:
-                self._cross_fit(current, stage.cross_fit)
+                try:
+                    self._cross_fit(current, stage.cross_fit)
+                except Interrupted:
+                    if not at.entered:  # the folds keep what they did, this the time that it took
+                        self._save(None)
+                    raise
                 self._announce(stage)  # once more: the folds have had stages of their own
             elif "features" not in stage.trains and getattr(self.model, "cacheable", True):
                 self._cache_features(current)

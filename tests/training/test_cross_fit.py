@@ -59,6 +59,14 @@ class Watching(Progress):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def position(run: RunFolder) -> dict[str, Any]:
+    """Where its last checkpoint was taken."""
+    checkpoint = run.checkpoints.latest()
+    assert checkpoint is not None
+    found: dict[str, Any] = checkpoint.state["position"]
+    return found
+
+
 def learned_from(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Gets the unary logits that each run's energy learns from."""
     found: list[torch.Tensor] = []
@@ -167,6 +175,10 @@ def test_interrupted_anywhere_it_ends_as_if_it_had_not_been(
     assert watching.stages == ["unary", "energy", *folds, "energy"]
     with pytest.raises(Interrupted, match=f"saved in {tmp_path / 'cut'}:"):
         train(crossed(model), folder=tmp_path / "cut", data=toy_data(), progress=Watching(at))
+    cut = RunFolder(tmp_path / "cut")
+    if at[0] in folds:  # their time is the stage's
+        spent = [position(RunFolder(folder))["seconds"] for folder in cut.cross_fit.iterdir()]
+        assert position(cut)["stage_seconds"] >= sum(spent) > 0
     watching = Watching()
     resumed = train(crossed(model), folder=tmp_path / "cut", data=toy_data(), resume=True, progress=watching)
     assert watching.stages[1:-1] == folds[folds.index(at[0]) :] if at[0] in folds else watching.stages == ["energy"] * 2
