@@ -43,6 +43,12 @@ ENERGIES = ("spen", "icnn", "none")
 STAGES: dict[str, list[str]] = {"unary": ["features", "unary"], "energy": ["energy"], "joint": []}
 EPOCHS, UPDATES = 15, 1000  # the least of both
 BATCH = 256  # documents scored together
+# Sections that `settings` cannot reach -> what says the same.
+GIVEN = {
+    "data": "X and y, and the arguments scaling and validation_fraction",
+    "seed": "the argument random_state",
+    "device": "the argument device",
+}
 
 
 class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
@@ -51,7 +57,8 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
     Of label sets, a 0/1 matrix Y (dense or sparse), every label is its own decision: predicted where its probability is
     above one threshold, or where `settings` name another `evaluation.decoding`, by that. Of one class a sample, the
     classes are rivals in a softmax and the largest wins. `fit` is `energynets.train` of the experiment that
-    `experiment_` shows; whatever the arguments leave out, `settings` reaches.
+    `experiment_` shows; whatever the arguments leave out of model, objective, training
+    and evaluation, `settings` reaches.
 
     Args:
         energy: "spen", "icnn" or "none".
@@ -206,6 +213,9 @@ class EnergyNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _experiment(self, seed: int, num_samples: int) -> Experiment:
         """The arguments as an experiment."""
+        for setting in self.settings:
+            if (section := setting.partition("=")[0].partition(".")[0].strip()) in GIVEN:
+                raise ConfigError(f"settings: {setting}: {section} is not chosen here: use {GIVEN[section]}")
         if self.energy not in ENERGIES:
             raise ConfigError(f"unknown energy {self.energy!r}{nearest(str(self.energy), ENERGIES)}")
         features = {

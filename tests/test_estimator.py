@@ -249,6 +249,9 @@ def test_errors() -> None:
         ({"loss": "bec"}, "objective.loss"),
         ({"batch_size": 0}, "training.batch_size"),
         ({"settings": ("training.batchsize=3",)}, "did you mean 'batch_size'"),
+        ({"settings": ("data.inputs=tfidf",)}, "data.inputs=tfidf: data is not chosen here: use X and y, and"),
+        ({"settings": ("seed=3",)}, "seed is not chosen here: use the argument random_state"),
+        ({"settings": ("device=cpu",)}, "device is not chosen here: use the argument device"),
         ({"threshold": 0.3, "settings": ("evaluation.decoding=per_label",)}, "threshold: expected 'f1_example' with"),
     ]
     for settings, message in cases:
