@@ -1,4 +1,4 @@
-"""Every command of the README and every Python example of it and of docs/ runs."""
+"""Every command of the README and every Python example of it and of docs/ runs; long ones are accepted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from energynets.compare.plan import load_plan
+from energynets.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PYTHON = {
     f"{page.name}-{number}": source
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for page in PAGES
     for number, source in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 }
 COMMANDS = [
@@ -29,6 +31,14 @@ COMMANDS = [
 TARGETS = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
 PLANS = re.findall(r"^    energynets compare (configs/comparisons/\S+) --processes \d+$", README, re.MULTILINE)
 VERBS = [command for command in COMMANDS if "energynets " in command]
+INDENTED = [
+    pytest.param(command, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, command in enumerate(
+        re.findall(r"^    energynets ((?:compare|train|evaluate) .+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+]
+BEGUN = 77
 
 
 @pytest.mark.parametrize("name", PYTHON)
@@ -63,5 +73,19 @@ def test_commands_run_in_their_order(tmp_path: Path) -> None:
 
 def test_there_is_a_command_for_every_table() -> None:
     assert len(PLANS) == 2
-    for path in PLANS:
-        load_plan(ROOT / path)
+
+
+@pytest.mark.parametrize("command", INDENTED)
+def test_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is checked that is checked before anything is trained or a run is read."""
+
+    def begin(*_: object, **__: object) -> None:
+        raise typer.Exit(BEGUN)
+
+    places = ("compare.comparison.run_cells", "compare.suite.require_optuna", "training.load_run", "training.train")
+    for place in places:
+        monkeypatch.setattr(f"energynets.{place}", begin)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    words = subprocess.run(["bash", "-c", f"printf '%s\\n' {command}"], check=True, capture_output=True, text=True)
+    assert main(words.stdout.splitlines()) == BEGUN
