@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from objective_contract import Features, ObjectiveContract, make_batch, make_energy
+from scipy.stats import binom
 
 from energynets.errors import ConfigError
 from energynets.inference import MirrorDescent, Truncated
@@ -167,6 +168,27 @@ def test_expected_f1_of_many_labels_is_that_of_the_dynamic_programme():
     expected = (true[:, None] * false * 2 * i / (i + j + t.sum())).sum()
     found = expected_f1(torch.tensor(np.log(p / (1 - p)))[None], torch.tensor(t)[None])
     np.testing.assert_allclose(found.item(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("logit", [0.0, -3.0, -8.0])
+@pytest.mark.parametrize("labels", [983, 30_000])
+def test_expected_f1_of_equally_likely_labels_is_that_of_two_binomials(labels: int, logit: float) -> None:
+    """Thousands of labels undecided, as where training starts; with its gradient, of all logits together."""
+    true = 5
+    s, other = np.arange(true + 1)[:, None], np.arange(labels - true + 1)
+
+    def expected(z: float) -> float:
+        p = 1 / (1 + np.exp(-z))
+        chance = binom.pmf(s, true, p) * binom.pmf(other, labels - true, p)
+        return float((chance * 2 * s / (s + other + true)).sum())
+
+    z = torch.full((1, labels), logit, dtype=torch.float64, requires_grad=True)
+    t = (torch.arange(labels) < true).double()[None]
+    found = expected_f1(z, t).sum()
+    (gradient,) = torch.autograd.grad(found, z)
+    np.testing.assert_allclose(found.item(), expected(logit), rtol=1e-10)
+    slope = (expected(logit + 1e-4) - expected(logit - 1e-4)) / 2e-4
+    np.testing.assert_allclose(gradient.sum().item(), slope, rtol=1e-5, atol=1e-11)
 
 
 def test_decided_labels_have_their_own_f1_and_undecided_ones_not_that_of_their_mean():
