@@ -170,6 +170,8 @@ def check_fit(stages: Sequence[Stage], model: Any, objective: Any, training: Tra
             raise ValueError(f"{key}: model.kind {model.kind} has no stages")
         if getattr(objective, "loss", None) == "softmax":
             raise ValueError(f"{key}: its scores are of each label by itself: objective.loss is softmax, set it to bce")
+        if getattr(objective, "propensity", None) is not None:
+            raise ValueError(f"{key}: counts what is not listed as false: set objective.propensity to null")
         if not (model.bias if model.kind == "classifier" else model.energy.bias):
             where = "model.bias" if model.kind == "classifier" else "model.energy.bias"
             raise ValueError(f"{key}: the classifiers have a bias: set {where} to true")

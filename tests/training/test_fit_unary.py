@@ -165,11 +165,12 @@ def test_what_does_not_go_with_it_is_said(model: dict[str, Any], stages: list[di
         toy_experiment({**CLASSIFIER, **model}, stages=stages)
 
 
-def test_it_goes_neither_with_softmax_nor_with_known_labels_nor_with_processes() -> None:
+def test_it_goes_neither_with_softmax_nor_propensity_nor_known_labels_nor_processes() -> None:
     good = toy_experiment({**CLASSIFIER, "features": LINEAR}, stages=[FIT])
     tree = good.model_dump(mode="json")
     for change, words in (
         ({"objective": {"kind": "end_to_end", "loss": "softmax"}}, "objective.loss is softmax"),
+        ({"objective": {"propensity": 0.5}}, "training.stages.0.fit: counts .* set objective.propensity to null"),
         (
             {"model": {**tree["model"], "observes": True}, "training": {**tree["training"], "reveal": {}}},
             "model.observes to false",
