@@ -381,9 +381,11 @@ def run_table(
             seeds = tuple(seed for seed in seeds if any(cell.seed == seed for cell in cells))
     results: dict[str, Mapping[str, Any]] = {}
     failures = {cell.name: failed[cell.experiment.name] for cell in cells if cell.experiment.name in failed}
+    # Of every row, whether it trains or is kept: the file that lies there may be of other settings.
+    configs = {e.name: write_config(e, folder / "configs" / f"{e.name}.yaml") for e in experiments}
 
     def config(cell: Cell) -> Path:
-        return write_config(cell.experiment, folder / "configs" / f"{cell.experiment.name}.yaml")
+        return configs[cell.experiment.name]
 
     outcomes = run_cells(runnable, kept, config, processes=processes, progress=progress, together=together)
     for cell, (result, failure) in outcomes:
