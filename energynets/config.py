@@ -203,9 +203,10 @@ class Experiment(Section):
                 raise ValueError(f"training.stages.{number}.name: two stages are called {stage.name!r}")
             names.add(stage.name)
         check_objective(self.objective, self.model, self.training)
-        check_stage_losses(self.stages, self.objective, self.model)
-        check_cross_fit(self.stages, self.model, self.training)
-        check_fit(self.stages, self.model, self.objective, self.training)
+        stages = self._stages_written()
+        check_stage_losses(stages, self.objective, self.model)
+        check_cross_fit(stages, self.model, self.training)
+        check_fit(stages, self.model, self.objective, self.training)
         self._optimizers_fit()
         self._output_fits()
         if isinstance(self.model, EnergyModel):
@@ -229,7 +230,7 @@ class Experiment(Section):
         return self
 
     def _optimizers_fit(self) -> None:
-        for number, stage in enumerate(self.stages):
+        for number, stage in enumerate(self._stages_written()):
             for group in GROUPS:
                 if getattr(stage.optimizer, group) is not None and group not in stage.trains:
                     raise ValueError(
@@ -296,7 +297,14 @@ class Experiment(Section):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that run: those given, or the default of the model's kind; each says what it trains."""
+        """The stages that run: those given, or the default of the model's kind; each says what it trains.
+
+        None of a baseline, which is fitted in one go whatever stages it was given.
+        """
+        return self._stages_written() if isinstance(self.model, ClassifierModel | EnergyModel) else ()
+
+    def _stages_written(self) -> tuple[Stage, ...]:
+        """The same, and those that a baseline was given, which are to be valid too."""
         classifier: tuple[Group, ...] = ("features", "unary")
         found = self.training.stages
         every: tuple[Group, ...] = (*classifier, "energy") if isinstance(self.model, EnergyModel) else classifier
