@@ -175,6 +175,8 @@ def check_fit(stages: Sequence[Stage], model: Any, objective: Any, training: Tra
         if not (model.bias if model.kind == "classifier" else model.energy.bias):
             where = "model.bias" if model.kind == "classifier" else "model.energy.bias"
             raise ValueError(f"{key}: the classifiers have a bias: set {where} to true")
+        if getattr(getattr(model, "output", None), "weights", None) == "bf16":
+            raise ValueError(f"{key}: what it solves for is not rounded: set model.output.weights to float32")
         if model.observes:
             raise ValueError(f"{key}: does not see known labels: set model.observes to false")
         if model.neighbours is not None:

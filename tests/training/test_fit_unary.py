@@ -26,6 +26,7 @@ from energynets.training.seeds import cannot
 pytest.importorskip("sklearn")
 LINEAR = {"kind": "bag_of_words", "hidden": []}
 FIT = {"name": "unary", "trains": ["unary"], "fit": {"C": 3.0}}
+BF16 = {"kind": "chunked", "weights": "bf16"}
 ENERGY = stage("energy", "energy", epochs=2, keep="last", cross_fit=3, loss="mse")
 
 
@@ -156,6 +157,12 @@ def test_no_validation_documents(tmp_path: Path) -> None:
         ({}, [{**FIT, "fit": {"C": 0.0}}], "C"),
         ({"bias": False}, [FIT], "model.bias to true"),
         ({"neighbours": {}}, [FIT], "model.neighbours to null"),
+        ({"output": BF16}, [FIT], "training.stages.0.fit: what it solves for .* model.output.weights to float32"),
+        (
+            {"output": BF16},
+            [stage("both", optimizer={"kind": "sgd"}), FIT],
+            "training.stages.1.fit: what it solves for .* model.output.weights to float32",
+        ),
         ({**SPEN, "features": FEATURES}, [FIT, ENERGY], "stages before it train features and unary"),
         ({**SPEN, "features": LINEAR}, [ENERGY], "stages before it train unary"),
     ],
