@@ -177,6 +177,11 @@ def check_fit(stages: Sequence[Stage], model: Any, objective: Any, training: Tra
             raise ValueError(f"{key}: the classifiers have a bias: set {where} to true")
         if getattr(getattr(model, "output", None), "weights", None) == "bf16":
             raise ValueError(f"{key}: what it solves for is not rounded: set model.output.weights to float32")
+        if number == 0 and training.initial_bias != "random":
+            raise ValueError(
+                f"{key}: the first stage solves for the bias, and does not start at training.initial_bias "
+                f"{training.initial_bias}: set it to random"
+            )
         if model.observes:
             raise ValueError(f"{key}: does not see known labels: set model.observes to false")
         if model.neighbours is not None:

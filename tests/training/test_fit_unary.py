@@ -172,6 +172,14 @@ def test_what_does_not_go_with_it_is_said(model: dict[str, Any], stages: list[di
         toy_experiment({**CLASSIFIER, **model}, stages=stages)
 
 
+def test_a_bias_that_it_would_overwrite_is_refused() -> None:
+    words = "training.stages.0.fit: the first stage .* training.initial_bias frequencies: set it to random"
+    with pytest.raises(ConfigError, match=words):
+        toy_experiment(stages=[FIT], initial_bias="frequencies")
+    first = stage("features", "features", epochs=1)
+    assert toy_experiment(stages=[first, FIT], initial_bias="frequencies").stages[1].fit, "u0 counts before it"
+
+
 def test_it_goes_neither_with_softmax_nor_propensity_nor_known_labels_nor_processes() -> None:
     good = toy_experiment({**CLASSIFIER, "features": LINEAR}, stages=[FIT])
     tree = good.model_dump(mode="json")
