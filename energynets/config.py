@@ -130,6 +130,10 @@ __all__ = [
 ]
 
 
+SEED_LIMIT = 2**32
+"""Every seed is below it, as NumPy's legacy generators and scikit-learn's have it."""
+
+
 class Evaluation(Section):
     """What is measured, and how scores become sets of labels."""
 
@@ -176,7 +180,7 @@ class Experiment(Section):
         max_length=100,
         description="the run's folder and row; default: the file's name",
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, batches and dropout")
+    seed: int = Field(default=0, ge=0, lt=SEED_LIMIT, description="of weights, batches and dropout")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     data: Data = Field(description="which documents")
     model: Model = Field(description="x -> logits")

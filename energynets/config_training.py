@@ -170,9 +170,18 @@ def check_fit(stages: Sequence[Stage], model: Any, objective: Any, training: Tra
             raise ValueError(f"{key}: model.kind {model.kind} has no stages")
         if getattr(objective, "loss", None) == "softmax":
             raise ValueError(f"{key}: its scores are of each label by itself: objective.loss is softmax, set it to bce")
+        if getattr(objective, "propensity", None) is not None:
+            raise ValueError(f"{key}: counts what is not listed as false: set objective.propensity to null")
         if not (model.bias if model.kind == "classifier" else model.energy.bias):
             where = "model.bias" if model.kind == "classifier" else "model.energy.bias"
             raise ValueError(f"{key}: the classifiers have a bias: set {where} to true")
+        if getattr(getattr(model, "output", None), "weights", None) == "bf16":
+            raise ValueError(f"{key}: what it solves for is not rounded: set model.output.weights to float32")
+        if number == 0 and training.initial_bias != "random":
+            raise ValueError(
+                f"{key}: the first stage solves for the bias, and does not start at training.initial_bias "
+                f"{training.initial_bias}: set it to random"
+            )
         if model.observes:
             raise ValueError(f"{key}: does not see known labels: set model.observes to false")
         if model.neighbours is not None:

@@ -328,6 +328,11 @@ def test_several_seeds_in_one_process(config: Path, tmp_path: Path, capsys: pyte
         assert "--seeds: expected how many, as 5, or which, as 3,5" in fails(
             capsys, "train", str(config), f"--seeds={wrong}"
         )
+    for wrong, last in (("4294967296,1", 2**32), ("4294967297", 2**32), (f"1,{10**30}", 10**30)):
+        assert f"--seeds: expected seeds from 0 to 4294967295, got {last}" in fails(
+            capsys, "train", str(config), "--folder", str(tmp_path / "wrong"), "--seeds", wrong
+        )
+    assert not list(tmp_path.glob("wrong*"))
 
 
 def test_planted_files_train_and_predict_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

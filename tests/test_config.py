@@ -134,6 +134,15 @@ def test_energy_stage_needs_an_energy_network() -> None:
     assert "training.stages.0.trains: 'energy' needs model.kind energy_network, got linear" in refuse(stage, tree=tree)
 
 
+def test_a_baseline_has_no_stages_whatever_it_was_given() -> None:
+    tree = {"name": "a", "data": {"planted": {}}, "model": {"kind": "linear"}}
+    experiment = Experiment.from_tree(tree, ["training.stages=[{name: u, trains: [features]}]"])
+    assert experiment.stages == ()
+    assert experiment.hash() == "cf47fded2c79b3f4", "runs are found by it"
+    fit = "training.stages=[{name: u, trains: [unary], fit: {}}]"
+    assert "training.stages.0.fit: model.kind linear has no stages" in refuse(fit, tree=tree)
+
+
 def test_bayes_line_needs_planted_data() -> None:
     tree = {"name": "a", "data": {"name": "bibtex"}, "model": {"kind": "bayes_optimal"}}
     assert "model.kind: bayes_optimal needs data.planted" in refuse(tree=tree)

@@ -83,7 +83,11 @@ class TargetEmbedding(Baseline):
         self.labels = canonical_labels(documents.labels)
         self.frequencies = label_frequencies(documents)
         rank = min(self.num_dimensions, *self.labels.shape)
-        targets = TruncatedSVD(rank, random_state=0).fit(_matrix(self.labels)).transform(_matrix(self.labels))
+        targets = _matrix(self.labels)
+        if self.labels.shape[1] == 1:  # V = 1, and TruncatedSVD wants two columns
+            targets = targets.toarray()
+        else:
+            targets = TruncatedSVD(rank, random_state=0).fit(targets).transform(targets)
         if progress is not None:
             progress(1, 2)
         regression = Ridge(alpha=self.ridge, solver="sparse_cg").fit(_matrix(rows), targets)

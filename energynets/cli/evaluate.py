@@ -46,7 +46,7 @@ def evaluate(
     from energynets.training.completion import reveals
 
     trained = load_run(run)
-    found: list[Calibration] = []
+    found: list[Calibration | None] = []
     with Display("loss", quiet=quiet) as display:
         certificates = Certificates()
         metrics = measure(
@@ -55,7 +55,7 @@ def evaluate(
             decoding=decoding,
             on_batch=lambda done, total: display.scoring(split, done, total),
             on_inference=certificates,
-            on_scores=lambda scores, labels: found.append(calibration(scores, labels)),
+            on_scores=lambda scores, labels: found.append(calibration(scores, labels) if scores.any_ranked else None),
             observed=observed,
         )
     reliability = found[0]
@@ -67,7 +67,7 @@ def evaluate(
         row: dict[str, Any] = {"run": str(run), "split": split, "threshold": chosen and chosen.row()["value"]}
         row |= {"decoding": chosen.kind if chosen else kind, "metrics": metrics}
         row |= {} if observed is None else {"observed": observed, "draws": draws}
-        row |= {"calibration": {"split": split, **reliability.to_dict()}}
+        row |= {"calibration": reliability and {"split": split, **reliability.to_dict()}}
         if certificates.gradient_norms:
             row |= {"certificate": summary or certificates.note, "gradient_norm": certificates.gradient_summary()}
         print_json(row)
@@ -78,10 +78,13 @@ def evaluate(
     typer.echo(f"{trained.experiment.name} on {split}{rest}, {decoder}")
     for line in metric_lines(metrics):
         typer.echo(f"  {line}")
-    typer.echo(
-        f"  expected calibration error of {reliability.of}: {100 * reliability.ece:.2f} (equal width), "
-        f"{100 * reliability.ece_equal_mass:.2f} (equal mass); Brier score {100 * reliability.brier:.2f}"
-    )
+    if reliability is None:
+        typer.echo("  no calibration: no label of any document was to be ranked")
+    else:
+        typer.echo(
+            f"  expected calibration error of {reliability.of}: {100 * reliability.ece:.2f} (equal width), "
+            f"{100 * reliability.ece_equal_mass:.2f} (equal mass); Brier score {100 * reliability.brier:.2f}"
+        )
     if summary is not None:
         typer.echo(f"  certificate, E(y) - min E at most: {in_words(summary)}")
     elif certificates.note is not None:

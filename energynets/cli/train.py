@@ -78,11 +78,16 @@ def _seeds(text: str) -> list[int]:
     """`3` -> 0, 1, 2; `3,5` -> 3, 5.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: neither, or a seed that no experiment can have.
     """
+    from energynets.config import SEED_LIMIT
+
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts) or (len(parts) == 1 and int(text) == 0):
         raise ConfigError(f"--seeds: expected how many, as 5, or which, as 3,5; got {text!r}")
+    last = int(text) - 1 if len(parts) == 1 else max(map(int, parts))
+    if last >= SEED_LIMIT:
+        raise ConfigError(f"--seeds: expected seeds from 0 to {SEED_LIMIT - 1}, got {last}")
     return list(range(int(text))) if len(parts) == 1 else list(dict.fromkeys(map(int, parts)))
 
 

@@ -381,9 +381,11 @@ def run_table(
             seeds = tuple(seed for seed in seeds if any(cell.seed == seed for cell in cells))
     results: dict[str, Mapping[str, Any]] = {}
     failures = {cell.name: failed[cell.experiment.name] for cell in cells if cell.experiment.name in failed}
+    # Of every row, whether it trains or is kept: the file that lies there may be of other settings.
+    configs = {e.name: write_config(e, folder / "configs" / f"{e.name}.yaml") for e in experiments}
 
     def config(cell: Cell) -> Path:
-        return write_config(cell.experiment, folder / "configs" / f"{cell.experiment.name}.yaml")
+        return configs[cell.experiment.name]
 
     outcomes = run_cells(runnable, kept, config, processes=processes, progress=progress, together=together)
     for cell, (result, failure) in outcomes:
@@ -465,9 +467,7 @@ def _gather(
                 curves=tuple(_read_lines(cell.folder / "metrics.jsonl") for cell in done),
                 failures={cell.seed: failures[cell.name] for cell in own if cell.name in failures},
                 config=experiment.to_yaml(),
-                energy=experiment.model.kind == "energy_network",
-                blind=experiment.model.kind != "energy_network" and not getattr(experiment.model, "observes", False),
-                features=_features(experiment),
+                **traits(experiment),
                 documents=tuple(RunFolder(cell.folder).read_documents() for cell in done),
                 diagnostics=tuple(RunFolder(cell.folder).read_diagnostics() for cell in done),
             )
@@ -504,6 +504,13 @@ def _environment(cells: Iterable[Cell]) -> dict[str, Any]:
                 values.append(value)
         merged[name] = values if len(values) > 1 else values[0]
     return merged
+
+
+def traits(experiment: Experiment) -> dict[str, Any]:
+    """What a `Row` says of an experiment's model: energy, blind and features."""
+    energy = experiment.model.kind == "energy_network"
+    blind = not energy and not getattr(experiment.model, "observes", False)
+    return {"energy": energy, "blind": blind, "features": _features(experiment)}
 
 
 def _features(experiment: Experiment) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from energynets.compare.comparison import DETERMINISTIC, Comparison, Row, Tested
+from energynets.compare.comparison import DETERMINISTIC, Comparison, Row, Tested, traits
 from energynets.compare.statistics import Difference
 from energynets.config import Experiment
 from energynets.errors import ConfigError
@@ -37,21 +37,30 @@ def table_elsewhere(
         return None
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-        found = _comparison(folder, written)
+        there = {row["name"]: _experiment(row, path) for row in written["rows"]}
+        found = _comparison(folder, written, there)
+    except ConfigError:  # a ValueError too, of a row's settings
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path}: not the table of a data set as `compare` writes it ({type(error).__name__}: {error})"
         ) from None
-    if why := _other(found, experiments, seeds, reference):
+    if why := _other(found, there, experiments, seeds, reference):
         raise ConfigError(f"{path}: its runs are not in {folder}, and {why}; remove it to run them here")
     return found
 
 
-def _comparison(folder: Path, written: Mapping[str, Any]) -> Comparison:
+def _experiment(row: Mapping[str, Any], path: Path) -> Experiment:
+    """A row's settings, completed by today's defaults."""
+    source = f"{path}: config of {row['name']}"
+    return Experiment.from_tree(parse_yaml(row["config"], source), source=source)
+
+
+def _comparison(folder: Path, written: Mapping[str, Any], there: Mapping[str, Experiment]) -> Comparison:
     return Comparison(
         name=folder.name,
         folder=folder,
-        rows=tuple(map(_row, written["rows"])),
+        rows=tuple(_row(row, there[row["name"]]) for row in written["rows"]),
         seeds=tuple(written["seeds"]),
         data=written["data"],
         ks=tuple(written["ks"]),
@@ -69,31 +78,35 @@ def _comparison(folder: Path, written: Mapping[str, Any]) -> Comparison:
     )
 
 
-def _row(written: Mapping[str, Any]) -> Row:
+def _row(written: Mapping[str, Any], experiment: Experiment) -> Row:
     return Row(
         name=written["name"],
         kind=written["kind"],
         results=tuple(written["results"]),
         failures={int(seed): why for seed, why in written["failures"].items()},
         config=written["config"],
-        energy=written["kind"] == "energy_network",
+        **traits(experiment),
     )
 
 
-def _other(found: Comparison, experiments: Sequence[Experiment], seeds: Sequence[int], reference: str | None) -> str:
+def _other(
+    found: Comparison,
+    there: Mapping[str, Experiment],
+    experiments: Sequence[Experiment],
+    seeds: Sequence[int],
+    reference: str | None,
+) -> str:
     """In what it is not the table that is asked for; "" where it is."""
     rows, wanted = {row.name: row for row in found.rows}, {experiment.name: experiment for experiment in experiments}
     for name in dict.fromkeys((*wanted, *rows)):
         if name not in rows or name not in wanted:
             return f"only {'it' if name in rows else 'the comparison'} has a row {name!r}"
-        source = f"{found.folder / 'results.json'}: config of {name}"
-        there_as = Experiment.from_tree(parse_yaml(rows[name].config, source), source=source)
-        if there_as.hash() != wanted[name].hash():
+        if there[name].hash() != wanted[name].hash():
             return f"its row {name!r} had other settings"
-        there = [result["seed"] for result in rows[name].results]
+        done = [result["seed"] for result in rows[name].results]
         needed = list(seeds[:1] if wanted[name].model.kind in DETERMINISTIC else seeds)
-        if there != needed:
-            return f"its row {name!r} has results of seeds {there}, expected {needed}"
+        if done != needed:
+            return f"its row {name!r} has results of seeds {done}, expected {needed}"
     if reference is not None and reference != found.reference:
         return f"its rows were compared with {found.reference!r}, not {reference!r}"
     return ""

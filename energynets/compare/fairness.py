@@ -17,12 +17,16 @@ def check_fair(experiments: Sequence[Experiment], seeds: tuple[int, ...]) -> Non
     """Names and seeds of their own, one way of measuring.
 
     Raises:
-        ConfigError: what differs.
+        ConfigError: what differs, or seeds that are none.
     """
+    from energynets.config import SEED_LIMIT
+
     if not experiments:
         raise ConfigError("compare: no experiment given")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"compare: expected one or more different seeds, got {list(seeds)}")
+    if max(seeds) >= SEED_LIMIT:
+        raise ConfigError(f"compare: expected seeds from 0 to {SEED_LIMIT - 1}, got {max(seeds)}")
     names = [experiment.name for experiment in experiments]
     for name in names:
         if names.count(name) > 1:

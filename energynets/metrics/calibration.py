@@ -87,10 +87,10 @@ def calibration(scores: TopScores, labels: csr_array, bins: int = BINS) -> Calib
     if bins < 1:
         raise ConfigError(f"calibration: expected 1 bin or more, got {bins}")
     labels = check_pair(len(scores), scores.num_labels, labels)
+    if not scores.any_ranked:
+        raise DataError("calibration: no label of any document was ranked")
     edges = np.linspace(0.0, 1.0, bins + 1)
     ranked = scores.values[scores.values > NOT_RANKED]
-    if not len(ranked):
-        raise DataError("calibration: no label of any document was ranked")
     inner = edges[1:-1], np.unique(np.quantile(ranked, edges[1:-1]))
     equal_width, equal_mass = (np.zeros((3, len(cuts) + 1)) for cuts in inner)  # counts, summed scores, true labels
     squares = 0.0

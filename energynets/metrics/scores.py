@@ -76,6 +76,11 @@ class TopScores:
         """Whether every label's score is kept (k = L), so that no threshold can miss one."""
         return self.k == self.num_labels
 
+    @property
+    def any_ranked(self) -> bool:
+        """Whether any label of any document was ranked: not where all are known beforehand, or to nobody."""
+        return bool((self.values > NOT_RANKED).any())
+
     def sigmoid(self) -> TopScores:
         """The same ranking with values 1 / (1 + exp(-value)): logits to probabilities, after ranking, so that
         saturation at 1 makes no ties."""

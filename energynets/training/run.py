@@ -68,7 +68,8 @@ class RunResult:
         trace: energy networks: {"energy": [T + 1 means], "gradient_norm": [T + 1 means], "documents", "not_converged",
             "non_finite"} over the first validation documents; None with labels in chunks or a shortlist.
         calibration: {"split": "test", "ece", "ece_equal_mass", "brier", "pairs", "kept", "bins": [{"low", "high",
-            "count", "confidence", "frequency"}]}, see `metrics.Calibration`; none where there are no test documents.
+            "count", "confidence", "frequency"}]}, see `metrics.Calibration`; none where there are no test documents, or
+            all their labels are unknown.
         observed: fraction of labels shown, as text -> {"threshold": as the run's own, split: metric -> value of the
             rest}; none where `evaluation.observed` names no fraction.
         padded_share: share of the token places of the first epoch's batches that is padding; none for tables.

@@ -300,7 +300,10 @@ class _Session:
             test, scores = self._score(model, "test", seconds)
             if scores is not None:
                 metrics["test"] = self.measures.metrics(scores, test.labels, decoder)
-                reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
+                if scores.any_ranked:
+                    reliability = {"split": "test", **calibration(scores, test.labels).to_dict()}
+                else:
+                    self.progress.note("no calibration: every label of every test document is unknown")
                 documents |= self.measures.documents(scores, test.labels, decoder)
                 if missed := decoder.missed(scores):
                     self.progress.note(

@@ -337,6 +337,17 @@ def test_an_embedding_of_all_dimensions_is_ridge_regression_of_the_labels() -> N
     np.testing.assert_allclose(dense(model.scores(test, NUM_LABELS)), expected, atol=2e-3)
 
 
+def test_one_label_is_its_own_embedding() -> None:
+    """As of that label twice, whose first singular vector is it."""
+    train, test = table(0, 80), table(1, 30)
+    once, twice = (replace(train, labels=train.labels[:, columns]) for columns in ([0], [0, 0]))
+    one = TargetEmbedding(5).fit(once).scores(test, 1)
+    two = TargetEmbedding(1).fit(twice).scores(test, 1)
+    np.testing.assert_allclose(one.values, two.values, atol=1e-6)
+    assert one.num_labels == 1
+    assert TargetEmbedding().fit(once[np.arange(1)]).num_parameters > 0
+
+
 def test_few_dimensions_are_the_largest_singular_ones() -> None:
     train = table(0, 80)
     y = train.labels.toarray().astype(float)

@@ -147,6 +147,7 @@ def test_a_run_begun_with_other_settings_is_refused_before_anything_runs(tmp_pat
         ([experiment("a"), experiment("a")], 1, "2 experiments are called 'a'"),
         ([experiment("a")], 0, "expected one or more different seeds"),
         ([experiment("a")], [1, 1], "expected one or more different seeds"),
+        ([experiment("a")], [1, 2**32], "expected seeds from 0 to 4294967295, got 4294967296"),
         (
             [experiment("a"), experiment("b", "classifier", "evaluation.ks=[1]")],
             1,

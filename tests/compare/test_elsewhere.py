@@ -63,6 +63,21 @@ def test_it_is_run_nowhere_else_and_nothing_is_lost(tmp_path: Path, whole: Suite
     assert not (suite.folder / "two" / "runs").exists()
 
 
+def test_its_rows_are_what_they_are_here(tmp_path: Path, whole: Suite, trials: Trials) -> None:
+    """Of a results.json that names the energy's kind, as real runs do, not the model's."""
+
+    def as_of_real_runs(written: dict[str, Any]) -> None:
+        for row in written["rows"]:
+            row["kind"] = "spen" if row["name"] == "spen" else row["kind"]
+
+    hand_on(whole, tmp_path / "here", as_of_real_runs)
+    ours, theirs = (suite.comparisons[1].rows for suite in (carry_out(tmp_path, "here"), whole))
+    assert [(row.name, row.energy, row.blind) for row in ours][1:] == [("wide", False, True), ("spen", True, False)]
+    for row, same in zip(ours, theirs, strict=True):
+        assert row.features, row.name
+        assert (row.energy, row.blind, row.features) == (same.energy, same.blind, same.features)
+
+
 def test_settings_are_compared_not_hashes_of_another_version(tmp_path: Path, whole: Suite, trials: Trials) -> None:
     def older(written: dict[str, Any]) -> None:
         for row in written["rows"]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.importorskip("optuna")
-from trials import SETS, Trials, trials, write_files
+from trials import RATE, SETS, Trials, trials, write_files
 
 from energynets.cli.main import app
 from energynets.compare.cells import Cell
@@ -106,6 +106,18 @@ def files(folder: Path) -> dict[str, str]:
     """The tables, without what differs from session to session."""
     found = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("table.*"))}
     return {name: text.replace(folder.name, "folder") for name, text in found.items()}
+
+
+def test_the_configuration_beside_a_table_is_that_of_its_rows(tmp_path: Path, trials: Trials) -> None:
+    """Settings that come back find their runs: what is then kept has a file of its own settings again."""
+    path = write_files(tmp_path)
+    plan = "name: p\nlinear: false\nseeds: 1\ndata: [{name: one}]\nrows: [{config: cnn.yaml, set: {%s: %s}}]\n"
+    for rate in (1.0, 2.0, 1.0):
+        path.write_text(plan % (RATE, rate))
+        (row,) = compare_plan(*load_plan(path), folder=tmp_path / "c").comparisons[0].rows
+        assert f"learning_rate: {rate}" in row.config
+        assert (tmp_path / "c" / "one" / "configs" / "cnn.yaml").read_text() == row.config
+    assert [rate for *_, rate in trials.ran] == [1.0, 2.0]
 
 
 def test_budgets_are_equal_and_seeds_fresh(tmp_path: Path, trials: Trials) -> None:

@@ -191,6 +191,7 @@ def test_models_without_chunks_are_refused(model: dict[str, Any], message: str) 
         (tree(SPEN, STAGED, shards=2), 3, "2 shards of the labels need 2 processes .*, got 3: set it to 1 or 3, or"),
         (tree(SPEN, STAGED, shards=2), 1, "got 1: set it to 1, or start others with torchrun --nproc-per-node 2"),
         ({**tree({"kind": "linear"}, ()), "training": {}}, 2, "model.kind linear is fitted by one process, got 2"),
+        (tree({"kind": "linear"}, STAGED[:1]), 2, "model.kind linear is fitted by one process, got 2"),
         (tree(DENSE, STAGED[:1], compile="graph"), 2, "training.compile: graph goes with one process alone, got 2"),
     ],
 )

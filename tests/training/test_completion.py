@@ -42,7 +42,7 @@ from energynets.metrics import (
     predict_above,
     split_name,
 )
-from energynets.training import Interrupted, Progress, evaluate, load_run, predict, score, train
+from energynets.training import Interrupted, Progress, TrainedRun, evaluate, load_run, predict, score, train
 from energynets.training.run import RunFolder
 
 ALL = ["features", "unary", "energy"]
@@ -471,6 +471,44 @@ def test_unknown_labels_of_training_are_learned_neither_way(tmp_path: Path) -> N
     truth = labels[data.raw.splits["test"], 0].mean()
     assert means["unknown"] > means["false"] + 0.05
     assert abs(means["unknown"] - truth) < 0.1
+
+
+@pytest.mark.parametrize("model", [CLASSIFIER, SPEN], ids=["classifier", "spen"])
+def test_test_documents_of_which_nothing_is_known_cost_no_result(
+    tmp_path: Path, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = toy_data()
+    hidden = np.zeros(data.raw.documents.labels.shape, np.float32)
+    hidden[data.raw.splits["test"]] = 1
+    labels = csr_array(data.raw.documents.labels.toarray() * (1 - hidden))
+    raw = replace(data.raw, documents=replace(data.raw.documents, labels=labels, unknown=csr_array(hidden)))
+    data = replace(data, raw=raw, prepared=data.preparation.prepare(raw))
+
+    class Noting(Progress):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    progress, experiment = Noting(), toy_experiment(model, stages=[stage("all", epochs=1)])
+    result = train(experiment, folder=tmp_path / "run", data=data, progress=progress)
+    assert result.calibration is None
+    assert [note for note in progress.notes if "calibration" in note] == [
+        "no calibration: every label of every test document is unknown"
+    ]
+    row = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "calibration" not in row
+    assert row["metrics"]["validation"]["f1_example"] > 0
+    assert train(experiment, folder=tmp_path / "run", data=data, resume=True) == result
+
+    monkeypatch.setattr(TrainedRun, "dataset", lambda run: data.prepared)
+    assert main(["evaluate", str(tmp_path / "run"), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] is None
+    assert main(["evaluate", str(tmp_path / "run"), "--quiet"]) == 0
+    assert "no calibration: no label of any document" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "validation", "--quiet"]) == 0
+    assert "expected calibration error" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------- what is refused

@@ -26,6 +26,7 @@ from energynets.training.seeds import cannot
 pytest.importorskip("sklearn")
 LINEAR = {"kind": "bag_of_words", "hidden": []}
 FIT = {"name": "unary", "trains": ["unary"], "fit": {"C": 3.0}}
+BF16 = {"kind": "chunked", "weights": "bf16"}
 ENERGY = stage("energy", "energy", epochs=2, keep="last", cross_fit=3, loss="mse")
 
 
@@ -156,6 +157,12 @@ def test_no_validation_documents(tmp_path: Path) -> None:
         ({}, [{**FIT, "fit": {"C": 0.0}}], "C"),
         ({"bias": False}, [FIT], "model.bias to true"),
         ({"neighbours": {}}, [FIT], "model.neighbours to null"),
+        ({"output": BF16}, [FIT], "training.stages.0.fit: what it solves for .* model.output.weights to float32"),
+        (
+            {"output": BF16},
+            [stage("both", optimizer={"kind": "sgd"}), FIT],
+            "training.stages.1.fit: what it solves for .* model.output.weights to float32",
+        ),
         ({**SPEN, "features": FEATURES}, [FIT, ENERGY], "stages before it train features and unary"),
         ({**SPEN, "features": LINEAR}, [ENERGY], "stages before it train unary"),
     ],
@@ -165,11 +172,20 @@ def test_what_does_not_go_with_it_is_said(model: dict[str, Any], stages: list[di
         toy_experiment({**CLASSIFIER, **model}, stages=stages)
 
 
-def test_it_goes_neither_with_softmax_nor_with_known_labels_nor_with_processes() -> None:
+def test_a_bias_that_it_would_overwrite_is_refused() -> None:
+    words = "training.stages.0.fit: the first stage .* training.initial_bias frequencies: set it to random"
+    with pytest.raises(ConfigError, match=words):
+        toy_experiment(stages=[FIT], initial_bias="frequencies")
+    first = stage("features", "features", epochs=1)
+    assert toy_experiment(stages=[first, FIT], initial_bias="frequencies").stages[1].fit, "u0 counts before it"
+
+
+def test_it_goes_neither_with_softmax_nor_propensity_nor_known_labels_nor_processes() -> None:
     good = toy_experiment({**CLASSIFIER, "features": LINEAR}, stages=[FIT])
     tree = good.model_dump(mode="json")
     for change, words in (
         ({"objective": {"kind": "end_to_end", "loss": "softmax"}}, "objective.loss is softmax"),
+        ({"objective": {"propensity": 0.5}}, "training.stages.0.fit: counts .* set objective.propensity to null"),
         (
             {"model": {**tree["model"], "observes": True}, "training": {**tree["training"], "reveal": {}}},
             "model.observes to false",
