@@ -161,6 +161,13 @@ class ConvexHead(nn.Module):
         return ConvexSlope(weights)
 
 
+def head_width(head: nn.Module) -> int | None:
+    """K of a head that is built in; None of any other."""
+    if type(head) is SoftplusHead:
+        return head.layers[0].in_features if len(head.layers) else len(head.output)  # type: ignore[return-value]
+    return sum(head.widths) if type(head) is ConvexHead else None
+
+
 def _has_negative(weight: Tensor) -> bool:
     weight = weight.detach()
     while torch._C._functorch.is_batchedtensor(weight):  # vmap lets no batch decide: any of it does

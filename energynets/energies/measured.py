@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from energynets.energies.domain import Domain
 from energynets.energies.energy import Energy
-from energynets.energies.heads import speaks_for
+from energynets.energies.heads import head_width, speaks_for
 from energynets.errors import ConfigError, ShapeError
 from energynets.linear import Linear
 from energynets.parallel import draws
@@ -59,6 +59,10 @@ class MeasuredEnergy(Energy):
         bias: whether phi has u0.
         domain: where y lives, `Box()` by default.
 
+    Raises:
+        ConfigError: a value out of its range.
+        ShapeError: a built-in head or gates of another K.
+
     Source: the partially convex gate is Amos, Xu & Kolter (2017), equation 3.
     """
 
@@ -84,6 +88,16 @@ class MeasuredEnergy(Energy):
             )
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout: expected a share in [0, 1), got {dropout}")
+        width = head_width(head)
+        if width is not None and width != num_measurements:
+            raise ShapeError(
+                f"head: expected one of num_measurements={num_measurements}, got a {type(head).__name__} of {width}"
+            )
+        if gate_widths and sum(gate_widths) != num_measurements:
+            raise ShapeError(
+                f"gate_widths: expected widths that add up to num_measurements={num_measurements}, "
+                f"got {tuple(gate_widths)}, {sum(gate_widths)} in all"
+            )
         super().__init__(num_labels, tau=tau, learn_tau=learn_tau, domain=domain)
         self.num_features = num_features
         self.num_measurements = num_measurements

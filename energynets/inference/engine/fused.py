@@ -103,8 +103,9 @@ def takes(
         plan.step_loss is None
         and context.head is None
         and batch > 0
-        and all(tensor.shape[0] == batch for tensor in _of_documents(plan, context, bases))
+        and all(tensor.ndim == 2 and tensor.shape[0] == batch for tensor in _of_documents(plan, context, bases))
         and all(tensor.dtype == dtype and tensor.is_cpu for tensor in inputs)
+        and (plan.mask is None or (plan.mask.dtype == dtype and plan.mask.is_cpu))
         and not torch.is_autocast_enabled("cpu")
         and refusal(energy) is None
     )
