@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from energynets.energies import ICNN, SPEN, ConvexHead, Euclidean, MeasuredEnergy, SoftplusHead
+from energynets.energies.measured import MeasuredContext
 from energynets.errors import ShapeError
 from energynets.inference import GradientDescent, MirrorDescent, NoGradient, Observed, general_path, infer, path
 from energynets.inference.engine import fused, native
@@ -210,7 +211,7 @@ def test_a_context_of_another_energy_is_refused():
 
 @pytest.mark.parametrize("head", [ConvexHead((2, 2)), SoftplusHead(4), SoftplusHead(4, (6,))], ids=str)
 def test_a_head_of_another_width_is_refused(head):
-    with pytest.raises(ShapeError, match="expected one of num_measurements=3, got a .*Head of 4"):
+    with pytest.raises(ShapeError, match=r"expected one of num_measurements=3, got a .*Head of 4"):
         MeasuredEnergy(F, 6, 3, head)
     energy = MeasuredEnergy(F, 6, 4, head)
     energy.measure, energy.offset = torch.nn.Parameter(torch.randn(3, 6)), torch.nn.Parameter(torch.zeros(3))
@@ -230,3 +231,48 @@ def test_a_mask_that_documents_share_is_not_read_past_its_end():
             found = MirrorDescent(3).solve(energy, context._replace(mask=mask))
             expected = MirrorDescent(3).solve(energy, context._replace(mask=mask.expand(len(context.unary), 4)))
             torch.testing.assert_close(found, expected)
+
+
+def transposed(tensor):
+    """The same numbers, apart in memory."""
+    return tensor.T.contiguous().T if tensor.ndim == 2 else torch.stack((tensor, tensor), -1)[..., 0]
+
+
+WHAT = ("values", "known", "initial", "unary", "offset", "mask", "rows", "weights")
+
+
+@pytest.mark.parametrize("energy", ["conditioned", "deep", "icnn"])
+@pytest.mark.parametrize("what", WHAT)
+def test_how_tensors_lie_in_memory_changes_nothing(what, energy):
+    energy, solver = ENERGIES[energy](33).double(), MirrorDescent(4, step_size=0.7)
+    width = energy.num_measurements
+    tensors = {
+        "values": torch.randint(2, (9, 33)).double(),
+        "known": torch.rand(9, 33) < 0.3,
+        "initial": torch.randn(9, 33).double(),
+        "unary": torch.randn(9, 33).double(),
+        "offset": torch.randn(9, width).double(),
+        "mask": torch.bernoulli(torch.full((9, width), 0.5)).double() * 2,
+    }
+
+    def solve(apart):
+        given = {name: transposed(x) if name == apart else x.clone() for name, x in tensors.items()}
+        given = {name: x.requires_grad_(name in ("initial", "unary", "offset")) for name, x in given.items()}
+        context = MeasuredContext(given["unary"], given["offset"], (), given["mask"])
+        known = Observed(given["values"], given["known"])
+        logits = solver.solve(energy, context, given["initial"], observed=known)
+        wanted = [energy.measure, *energy.head.parameters(), given["unary"], given["offset"], given["initial"]]
+        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward(inputs=wanted)
+        bars = [x.grad.clone() for x in wanted]
+        energy.zero_grad()
+        return logits.detach(), *bars
+
+    assert not any(transposed(tensor).is_contiguous() for tensor in tensors.values())
+    expected = solve(None)
+    if what == "rows":
+        energy.measure.data = transposed(energy.measure.data)
+    elif what == "weights":
+        for weight in energy.head.parameters():
+            weight.data = transposed(weight.data)
+    for found, wanted in zip(solve(what), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)

@@ -147,7 +147,7 @@ class Fused:
         plan = self.plan
         extra: list[Tensor | None] = [None if plan.mask is None else plan.mask.contiguous(), None, None]
         if plan.observed is not None:
-            extra[1:] = [plan.observed.values.contiguous(), plan.observed.mask.to(rows.dtype)]
+            extra[1:] = [plan.observed.values.contiguous(), plan.observed.mask.to(rows.dtype).contiguous()]
         lists = [_pointers(matrices), _pointers(biases)]
         problem = _Problem(
             *(bases[0].shape[0], rows.shape[1], rows.shape[0], plan.steps, len(self.widths), self.passthrough),
