@@ -17,22 +17,23 @@ from energynets.energies.slopes import ConvexSlope, DeepSlope, ShallowSlope, Slo
 from energynets.errors import ConfigError
 
 
-def speaks_for(head: nn.Module, name: str, *of: str) -> bool:
-    """Whether a head's `name` is of the h that it computes: a subclass with another `forward` or so makes it void.
+def speaks_for(module: nn.Module, name: str, *of: str) -> bool:
+    """Whether a `name` is of what the module computes, a head's h, say: a subclass with another `forward` voids it.
 
     Args:
-        head: a module.
+        module: a head or an energy.
         name: of a method, e.g. `gradient`.
         of: names of those that it goes with, e.g. `forward`.
     """
-    order = type(head).__mro__
+    order = type(module).__mro__
     if name in vars(order[0]):
         return True  # nothing comes before it: what is usual, and asked in every step of training
 
     def brought_by(method: str) -> int:
         return next((place for place, base in enumerate(order) if method in vars(base)), len(order))
 
-    return hasattr(head, name) and all(brought_by(name) <= brought_by(method) for method in of)
+    own = brought_by(name)  # not `hasattr`, which computes a property
+    return own < len(order) and all(own <= brought_by(method) for method in of)
 
 
 class SoftplusHead(nn.Module):

@@ -213,6 +213,8 @@ class MeasuredEnergy(Energy):
 
     def slope(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
         """s = dh/dm: (B, K) -> (B, K)."""
+        if not speaks_for(self, "slope", "head_values"):
+            return torch.func.grad(lambda m: self.head_values(m, context).sum())(measurements)
         if speaks_for(self.head, "gradient", "forward"):
             return self.head.gradient(measurements, *self._given(context))  # type: ignore[operator]
         return torch.func.grad(lambda m: self.head(m, *self._given(context)).sum())(measurements)
@@ -229,7 +231,9 @@ class MeasuredEnergy(Energy):
         return self.head_values(self.measurements(y, context), context) - (context.unary * y).sum(-1)
 
     def gradient(self, y: Tensor, context: MeasuredContext) -> Tensor:
-        """-phi + s A: (B, L) -> (B, L), closed form."""
+        """-phi + s A: (B, L) -> (B, L), closed form; by autograd where a subclass has another potential."""
+        if not (speaks_for(self, "gradient", "potential") and speaks_for(self, "adjoint", "measurements")):
+            return super().gradient(y, context)
         return self.adjoint(self.slope(self.measurements(y, context), context), context)
 
     def project(self) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energynets.energies import ICNN, SPEN, ConvexHead, Energy, MeasuredEnergy, SoftplusHead, binary_entropy
-from energynets.errors import ConfigError, ShapeError
-from energynets.inference import MirrorDescent
+from energynets.errors import ConfigError, InferenceError, ShapeError
+from energynets.inference import BundleEntropy, MirrorDescent, infer, path
 from energynets.objectives.losses import bce
 
 
@@ -101,6 +101,62 @@ def test_measurements_are_spen_equation_by_hand():
     m = y @ energy.measure.T + energy.offset
     expected = -(phi * y).sum(-1) + torch.log1p(m.exp()) @ energy.head.output
     torch.testing.assert_close(energy.potential(y, energy.condition(f)), expected)
+
+
+class _Potential(ICNN):
+    def potential(self, y, context):
+        return super().potential(y, context) - 3 * y.square().sum(-1)
+
+
+class _Measurements(ICNN):
+    def measurements(self, y, context):
+        return super().measurements(y.square(), context)
+
+
+class _HeadValues(ICNN):
+    def head_values(self, measurements, context):
+        return super().head_values(measurements, context) - measurements.square().sum(-1)
+
+
+class _Both(_Potential):
+    def gradient(self, y, context):
+        return super().gradient(y, context) - 6 * y
+
+
+class _Head(ConvexHead):
+    def forward(self, measurements):
+        return super().forward(measurements) - measurements.square().sum(-1)
+
+
+@pytest.mark.parametrize("kind", [_Potential, _Measurements, _HeadValues])
+def test_a_subclass_with_another_potential_has_its_gradient_and_is_not_called_convex(kind):
+    energy = kind(F, L, hidden=(3, 2)).double()
+    context = energy.condition(torch.randn(3, F).double())
+    y = torch.rand(3, L, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(energy.potential(y, context).sum(), y)
+    torch.testing.assert_close(energy.gradient(y, context), expected)
+    assert not energy.convex
+    assert "brings its own" in path(energy, MirrorDescent(3)).reason
+    result = infer(energy, context, solver=MirrorDescent(3))
+    assert result.certificate is None
+    with pytest.raises(InferenceError, match="needs a convex energy"):
+        BundleEntropy().solve(energy, context)
+
+
+def test_a_subclass_with_a_gradient_of_its_own_adds_to_the_closed_form():
+    energy = _Both(F, L, hidden=(3, 2)).double()
+    context = energy.condition(torch.randn(3, F).double())
+    y = torch.rand(3, L, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(energy.potential(y, context).sum(), y)
+    torch.testing.assert_close(energy.gradient(y, context), expected)
+    assert not energy.convex
+
+
+def test_a_head_that_computes_something_else_makes_no_convex_energy():
+    energy = ICNN(F, L, hidden=(3, 2))
+    assert energy.convex
+    energy.head = _Head((3, 2))
+    assert not energy.convex
 
 
 def test_binary_entropy_is_the_textbook_formula_and_survives_saturation():
