@@ -24,7 +24,9 @@ def binary_entropy(logits: Tensor) -> Tensor:
     Returns:
         (...) in [0, L log 2].
     """
-    return (functional.softplus(logits) - logits * torch.sigmoid(logits)).sum(-1)
+    # From 20 on torch's own softplus is z, off by up to 2e-9. At an infinite z the entropy is 0, not infinity less itself.
+    finite = logits.clamp(-1e4, 1e4)
+    return (functional.softplus(finite, threshold=40) - finite * torch.sigmoid(finite)).sum(-1)
 
 
 class Domain(ABC):
@@ -102,7 +104,9 @@ class Box(Domain):
         # 1 - y as sigmoid(-z): the subtraction is 0 from z = 17 on in float32, where g (1 - y) is not.
         y, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
         linear = torch.maximum((gradient + slack) * y, (slack - gradient) * rest)
-        return _smallest(linear, gradient.abs() + slack, y * rest, tau)
+        # What underflows is not 0, and the bound multiplies it by an exponential.
+        variance = (y * rest).clamp_min(torch.finfo(y.dtype).tiny)
+        return _smallest(linear, gradient.abs() + slack, variance, tau)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -164,6 +165,10 @@ def test_binary_entropy_is_the_textbook_formula_and_survives_saturation():
     expected = -(y * y.log() + (1 - y) * (1 - y).log()).sum(-1)
     torch.testing.assert_close(binary_entropy(torch.logit(y)), expected)
     assert binary_entropy(torch.tensor([[800.0, -800.0]])).item() == 0
+    large = torch.tensor([[21.0], [30.0], [-30.0], [math.inf], [-math.inf]], dtype=torch.float64)
+    exact = [1.668163e-8, 2.900863e-12, 2.900863e-12, 0, 0]  # (1 + z) exp(-z)
+    torch.testing.assert_close(binary_entropy(large), torch.tensor(exact).double(), rtol=1e-5, atol=2e-14)
+    assert binary_entropy(torch.tensor([[math.nan]])).isnan().all()
 
 
 def test_wrong_feature_width_is_named():
