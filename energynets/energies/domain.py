@@ -24,7 +24,7 @@ def binary_entropy(logits: Tensor) -> Tensor:
     Returns:
         (...) in [0, L log 2].
     """
-    # From 20 on torch's own softplus is z, off by up to 2e-9. At an infinite z the entropy is 0, not infinity less itself.
+    # From 20 on torch's own softplus is z, off by up to 2e-9. At infinity the entropy is 0, no difference.
     finite = logits.clamp(-1e4, 1e4)
     return (functional.softplus(finite, threshold=40) - finite * torch.sigmoid(finite)).sum(-1)
 

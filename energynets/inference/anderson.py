@@ -15,7 +15,7 @@ from energynets.errors import ConfigError, InferenceError
 from energynets.inference.adaptive import ActiveSet
 from energynets.inference.descent import constant_steps
 from energynets.inference.engine import unmeasured
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
@@ -99,7 +99,7 @@ class Anderson(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> Solution:
-        gradient = Unroll() if gradient is None else gradient
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, NoGradient):
             return self._adaptive(_measured(energy), context, initial, observed)
         if isinstance(gradient, Implicit):

@@ -12,7 +12,7 @@ from energynets.energies import Box, Energy
 from energynets.errors import ConfigError, InferenceError
 from energynets.inference.adaptive import ActiveSet
 from energynets.inference.bundle import Bundle
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution, Solver
@@ -78,6 +78,7 @@ class BundleEntropy(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> Solution:
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, Truncated):
             raise InferenceError(
                 "BundleEntropy has no last steps to differentiate: Truncated does not fit, use Unroll() or Implicit()"

@@ -25,7 +25,7 @@ from energynets.inference.engine import (
     under_transforms,
 )
 from energynets.inference.engine.rules import LabelRule, LogitRule
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll, keeping_graph
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode, keeping_graph
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
@@ -122,7 +122,7 @@ class Descent(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> Solution:
-        gradient = Unroll() if gradient is None else gradient
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, Implicit):
             found = self.run(energy, context, initial, gradient=NoGradient(), observed=observed)
             return Solution(fixed_point(energy, context, found.logits, gradient, observed), found.steps)
@@ -185,7 +185,7 @@ class Descent(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> tuple[Tensor, Tensor]:
-        gradient = Unroll() if gradient is None else gradient
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, Implicit):
             raise InferenceError("losses of every step: Implicit() knows the last step alone; use Unroll()")
         with keeping_graph(gradient):

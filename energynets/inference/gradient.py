@@ -73,6 +73,23 @@ class NoGradient:
 GradientMode = Unroll | Truncated | Implicit | NoGradient
 
 
+def gradient_mode(given: object) -> GradientMode:
+    """The mode that is given, `Unroll()` where none is.
+
+    Raises:
+        ConfigError: something else, the class of a mode for one: it would count as `Unroll()`.
+    """
+    if given is None:
+        return Unroll()
+    if isinstance(given, GradientMode):
+        return given
+    raise ConfigError(f"gradient: expected Unroll(), Truncated(k), Implicit() or NoGradient(), got {_said(given)}")
+
+
+def _said(given: object) -> str:
+    return f"the class {given.__name__}: call it, {given.__name__}()" if isinstance(given, type) else repr(given)
+
+
 def keeping_graph(gradient: GradientMode | None) -> AbstractContextManager[None]:
     """Within it operations keep a graph as the mode has it: none under `NoGradient`."""
     return torch.no_grad() if isinstance(gradient, NoGradient) else contextlib.nullcontext()

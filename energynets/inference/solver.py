@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from energynets.energies import Energy
 from energynets.errors import ConfigError, InferenceError, ShapeError
-from energynets.inference.gradient import GradientMode, NoGradient, Unroll, keeping_graph
+from energynets.inference.gradient import GradientMode, NoGradient, Unroll, gradient_mode, keeping_graph
 from energynets.inference.observed import Observed
 
 StepLoss = Callable[[int, Tensor], Tensor]
@@ -91,6 +91,7 @@ class Solver(nn.Module, ABC):
         observed: Observed | None = None,
     ) -> Tensor:
         """`run`'s logits (B, L)."""
+        gradient = gradient_mode(gradient)
         return self.run(energy, context, initial, gradient=gradient, observed=observed).logits
 
     def solve_with_losses(
@@ -114,7 +115,8 @@ class Solver(nn.Module, ABC):
         Raises:
             InferenceError: a gradient mode that does not go through the steps.
         """
-        if not isinstance(gradient, Unroll | NoGradient | None):
+        gradient = gradient_mode(gradient)
+        if not isinstance(gradient, Unroll | NoGradient):
             raise InferenceError(
                 f"losses of every step: {type(self).__name__} takes Unroll() alone, got {type(gradient).__name__}"
             )
@@ -157,6 +159,15 @@ class Solver(nn.Module, ABC):
         floating = (tensor.dtype for tensor in (*tensors, *energy.parameters()) if tensor.is_floating_point())
         dtype = next(floating, torch.get_default_dtype())
         return tensors[0].new_zeros(len(tensors[0]), energy.num_labels, dtype=dtype)
+
+
+def checked_solver(given: object) -> Solver:
+    """The solver that is given, or a `ConfigError` that says what it should be."""
+    if isinstance(given, Solver):
+        return given
+    name = given.__name__ if isinstance(given, type) else None
+    said = repr(given) if name is None else f"the class {name}: call it, {name}()"
+    raise ConfigError(f"solver: expected a Solver, such as MirrorDescent(steps=10), got {said}")
 
 
 def residual(energy: Energy, logits: Tensor, slope: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from energynets import (
+    ICNN,
     SPEN,
     Anderson,
+    BundleEntropy,
     Classifier,
     EndToEnd,
     EnergyNetwork,
@@ -23,7 +25,7 @@ from energynets import (
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import Euclidean, SoftplusHead
 from energynets.errors import ConfigError
-from energynets.inference import Observed, general_path, path
+from energynets.inference import Observed, Solver, general_path, path
 from energynets.inference.engine import label_native
 from energynets.output import ChunkedLinear
 
@@ -211,3 +213,44 @@ def test_known_numbers_have_their_gradient(solver: MirrorDescent) -> None:
     with torch.no_grad():
         expected = energy_of(values + step) - energy_of(values - step)
     torch.testing.assert_close(2 * (gradient * step).sum(), expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "said"),
+    [
+        (NoGradient, r"the class NoGradient: call it, NoGradient\(\)"),
+        ("implicit", "got 'implicit'"),
+        (False, "got False"),
+    ],
+)
+@pytest.mark.parametrize("solver", [MirrorDescent(2), GradientDescent(2), Anderson(2), BundleEntropy(2)], ids=str)
+def test_what_is_no_gradient_mode_does_not_count_as_one(solver: Solver, gradient: Any, said: str) -> None:
+    energy = ICNN(4, 5)
+    context = energy.condition(torch.randn(3, 4))
+    message = rf"gradient: expected Unroll\(\), Truncated\(k\), Implicit\(\) or NoGradient\(\), got .*{said[4:]}"
+    for call in (
+        lambda: infer(energy, context, solver=solver, gradient=gradient),
+        lambda: solver.solve(energy, context, gradient=gradient),
+        lambda: solver.run(energy, context, gradient=gradient),
+        lambda: solver.solve_with_losses(energy, context, lambda step, z: z.sum(), gradient=gradient),
+        lambda: EnergyNetwork(_Layer(5, 4), energy, solver, gradient),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("solver", "said"),
+    [(MirrorDescent, r"the class MirrorDescent: call it, MirrorDescent\(\)"), ("anderson", "'anderson'")],
+)
+def test_what_is_no_solver_is_refused(solver: Any, said: str) -> None:
+    energy = SPEN(4, 5)
+    with pytest.raises(ConfigError, match=f"solver: expected a Solver, .*, got {said}"):
+        infer(energy, energy.condition(torch.randn(3, 4)), solver=solver)
+    with pytest.raises(ConfigError, match=f"solver: expected a Solver, .*, got {said}"):
+        EnergyNetwork(_Layer(5, 4), energy, solver)
+
+
+def test_a_model_that_would_not_train_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"got NoGradient\(\): nothing would train"):
+        EnergyNetwork(_Layer(5, 4), SPEN(4, 5), gradient=NoGradient())  # type: ignore[arg-type]
