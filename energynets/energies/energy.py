@@ -81,12 +81,30 @@ class Energy(nn.Module, ABC):
         return None
 
     def forward(self, logits: Tensor, context: Any) -> Tensor:
-        """E at y(logits): (B, L) -> (B,)."""
-        return self.potential(self.domain.labels(logits), context) + self.tau * self.domain.regularizer(logits)
+        """E at y(logits): (B, L) -> (B,).
+
+        Raises:
+            ShapeError: a potential that is not one number a document.
+        """
+        potential = one_each("potential", self.potential(self.domain.labels(logits), context), logits)
+        return potential + self.tau * self.domain.regularizer(logits)
 
     def gradient(self, y: Tensor, context: Any) -> Tensor:
         """d potential / dy, (B, L) -> (B, L), by `torch.func.grad`, itself differentiable.
 
         The regulariser's part, tau z, is the solver's: it knows z and need not take the logarithm of y.
+
+        Raises:
+            ShapeError: a potential that is not one number a document.
         """
-        return torch.func.grad(lambda y: self.potential(y, context).sum())(y)
+        return torch.func.grad(lambda y: one_each("potential", self.potential(y, context), y).sum())(y)
+
+
+def one_each(what: str, values: Tensor, rows: Tensor) -> Tensor:
+    """The values (B,) of rows (B, N), or a `ShapeError`: of another shape they would be broadcast with those of all."""
+    if values.shape != rows.shape[:-1]:
+        raise ShapeError(
+            f"{what}: expected {tuple(rows.shape[:-1])}, one number a document, got {tuple(values.shape)}: "
+            "sum or squeeze the rest"
+        )
+    return values

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from energynets.energies.domain import Domain
-from energynets.energies.energy import Energy
+from energynets.energies.energy import Energy, one_each
 from energynets.energies.heads import head_width, speaks_for
 from energynets.errors import ConfigError, ShapeError
 from energynets.linear import Linear
@@ -220,8 +220,12 @@ class MeasuredEnergy(Energy):
         return torch.func.grad(lambda m: self.head(m, *self._given(context)).sum())(measurements)
 
     def head_values(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
-        """h(m): (B, K) -> (B,)."""
-        return self.head(measurements, *self._given(context))
+        """h(m): (B, K) -> (B,).
+
+        Raises:
+            ShapeError: a head that is not one number a document.
+        """
+        return one_each("head", self.head(measurements, *self._given(context)), measurements)
 
     def _given(self, context: MeasuredContext) -> tuple[Any, ...]:
         return (context.head,) if self._head_sees_x else ()

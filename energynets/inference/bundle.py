@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Energy
+from energynets.energies.energy import one_each
 from energynets.inference.certificate import certificate_of_slope
 from energynets.inference.observed import Observed
 
@@ -74,7 +75,8 @@ class Bundle:
 
     def evaluate(self) -> Tensor:
         """Take the tangent at y in; what E(y) - min E is at most, (B,)."""
-        y, potential = self.labels, self.energy.potential(self.labels, self.context)
+        y = self.labels
+        potential = one_each("potential", self.energy.potential(y, self.context), y)
         gradient = self.energy.gradient(y, self.context)
         slope = gradient + self.tau * self.logits
         slope = slope if self.observed is None else self.observed.free(slope)

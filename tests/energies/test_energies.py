@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from energynets.energies import ICNN, SPEN, ConvexHead, Energy, MeasuredEnergy, SoftplusHead, binary_entropy
 from energynets.errors import ConfigError, InferenceError, ShapeError
-from energynets.inference import BundleEntropy, MirrorDescent, infer, path
+from energynets.inference import BundleEntropy, MirrorDescent, NoGradient, infer, path
 from energynets.objectives.losses import bce
 
 
@@ -169,6 +169,43 @@ def test_binary_entropy_is_the_textbook_formula_and_survives_saturation():
     exact = [1.668163e-8, 2.900863e-12, 2.900863e-12, 0, 0]  # (1 + z) exp(-z)
     torch.testing.assert_close(binary_entropy(large), torch.tensor(exact).double(), rtol=1e-5, atol=2e-14)
     assert binary_entropy(torch.tensor([[math.nan]])).isnan().all()
+
+
+class _Column(ChainEnergy):
+    def potential(self, y, context):
+        return super().potential(y, context)[:, None]
+
+
+class _Total(ChainEnergy):
+    def potential(self, y, context):
+        return super().potential(y, context).sum()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(_Column, r"\(3, 1\)"), (_Total, r"\(\)")])
+def test_a_potential_that_is_not_one_number_a_document_is_refused(kind, shape):
+    energy = kind()
+    context, y = energy.condition(torch.randn(3, F)), torch.rand(3, L)
+    energy.convex = True
+    for call in (
+        lambda: energy(y, context),
+        lambda: energy.gradient(y, context),
+        lambda: MirrorDescent(2, line_search=True).solve(energy, context, torch.zeros(3, L), gradient=NoGradient()),
+        lambda: BundleEntropy(2).solve(energy, context, torch.zeros(3, L)),
+    ):
+        with pytest.raises(ShapeError, match=rf"potential: expected \(3,\), one number a document, got {shape}"):
+            call()
+
+
+def test_a_head_that_is_not_one_number_a_document_is_refused():
+    energy = MeasuredEnergy(F, L, 3, torch.nn.Linear(3, 1))
+    context = energy.condition(torch.randn(3, F))
+    for call in (
+        lambda: energy.potential(torch.rand(3, L), context),
+        lambda: energy(torch.randn(3, L), context),
+        lambda: infer(energy, context),
+    ):
+        with pytest.raises(ShapeError, match=r"head: expected \(3,\), one number a document, got \(3, 1\)"):
+            call()
 
 
 def test_wrong_feature_width_is_named():
