@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,7 +61,8 @@ class Energy(nn.Module, ABC):
     def condition(self, features: Tensor) -> Any:
         """All that depends on x: features (B, F) -> the context of the other methods. Default: the features.
 
-        Any nest of tensors, each with a row a document; where it holds others, `select` must know.
+        Any nest of tensors (tuples, lists, dicts, dataclasses), each with a row a document; where it holds others,
+        `select` must know.
         """
         return features
 
@@ -67,14 +70,23 @@ class Energy(nn.Module, ABC):
         """The context of some documents: their positions (b,) int64 in a batch, in any order.
 
         Default: those rows of every tensor.
+
+        Raises:
+            ShapeError: it is unclear which rows are the documents', or whether something else has any.
         """
-        sizes = {len(leaf) if leaf.ndim else 0 for leaf in pytree.tree_leaves(context) if isinstance(leaf, Tensor)}
+        sizes = {len(leaf) if leaf.ndim else 0 for leaf in _leaves(context) if isinstance(leaf, Tensor)}
         if len(sizes) > 1:
             raise ShapeError(
                 f"{type(self).__name__}.select: the context's tensors have {sorted(sizes)} rows, so which rows are the "
                 "documents' is unclear: override `select`"
             )
-        return pytree.tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, context)
+        for leaf in _leaves(context):
+            if not isinstance(leaf, Tensor | _SHARED):
+                raise ShapeError(
+                    f"{type(self).__name__}.select: expected a context of tensors, got a {type(leaf).__name__} in it, "
+                    "whose rows are unknown: override `select`"
+                )
+        return _selected(context, rows)
 
     def initial_logits(self, context: Any) -> Tensor | None:
         """Where inference starts unless told otherwise, (B, L); None means z_0 = 0."""
@@ -108,3 +120,31 @@ def one_each(what: str, values: Tensor, rows: Tensor) -> Tensor:
             "sum or squeeze the rest"
         )
     return values
+
+
+# What may stand beside tensors, of all documents alike.
+_SHARED = type(None) | bool | int | float | str
+
+
+def _is_record(leaf: Any) -> bool:
+    return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+
+
+def _leaves(context: Any) -> Iterator[Any]:
+    """Those of a nest, the fields of dataclasses included."""
+    for leaf in pytree.tree_leaves(context):
+        if _is_record(leaf):
+            for field in dataclasses.fields(leaf):
+                yield from _leaves(getattr(leaf, field.name))
+        else:
+            yield leaf
+
+
+def _selected(context: Any, rows: Tensor) -> Any:
+    def of(leaf: Any) -> Any:
+        if _is_record(leaf):
+            names = [field.name for field in dataclasses.fields(leaf) if field.init]
+            return dataclasses.replace(leaf, **{name: _selected(getattr(leaf, name), rows) for name in names})
+        return leaf[rows] if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(of, context)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -194,6 +195,54 @@ def test_a_potential_that_is_not_one_number_a_document_is_refused(kind, shape):
     ):
         with pytest.raises(ShapeError, match=rf"potential: expected \(3,\), one number a document, got {shape}"):
             call()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    unary: torch.Tensor
+    rest: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    name: str = "of x"
+
+
+class _OfRecord(ChainEnergy):
+    def condition(self, features):
+        phi = super().condition(features)
+        return _Record(phi, {"twice": 2 * phi})
+
+    def potential(self, y, context):
+        return super().potential(y, context.unary) + (context.rest["twice"] * y).sum(-1) / 9
+
+
+def test_a_dataclass_is_a_context_like_any_other():
+    energy = _OfRecord()
+    context, rows = energy.condition(torch.randn(3, F)), torch.tensor([2, 0])
+    found = energy.select(context, rows)
+    assert torch.equal(found.unary, context.unary[rows])
+    assert torch.equal(found.rest["twice"], context.rest["twice"][rows])
+    assert found.name == "of x"
+    start = torch.randn(3, L)
+    every = MirrorDescent(40, step_size=0.1, tolerance=1e-2).solve(energy, context, start, gradient=NoGradient())
+    alone = [
+        MirrorDescent(40, step_size=0.1, tolerance=1e-2).solve(
+            energy, energy.select(context, row), start[row], gradient=NoGradient()
+        )
+        for row in torch.arange(3).split(1)
+    ]
+    torch.testing.assert_close(every, torch.cat(alone))
+
+
+class _Opaque:
+    def __init__(self, unary):
+        self.unary = unary
+
+
+@pytest.mark.parametrize("opaque", [_Opaque, lambda phi: (phi, _Opaque(phi)), lambda phi: phi.detach().numpy()])
+def test_a_context_whose_rows_are_unknown_is_refused(opaque):
+    energy = ChainEnergy()
+    with pytest.raises(ShapeError, match=r"got a (_Opaque|ndarray) in it, whose rows are unknown: override `select`"):
+        energy.select(opaque(energy.condition(torch.randn(3, F))), torch.tensor([0]))
+    assert energy.select(None, torch.tensor([0])) is None
+    assert energy.select((1, 2.0, "a"), torch.tensor([0])) == (1, 2.0, "a")
 
 
 def test_a_head_that_is_not_one_number_a_document_is_refused():
