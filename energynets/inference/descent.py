@@ -27,7 +27,7 @@ from energynets.inference.engine import (
 from energynets.inference.engine.rules import LabelRule, LogitRule
 from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode, keeping_graph
 from energynets.inference.implicit import fixed_point
-from energynets.inference.observed import Observed, observe
+from energynets.inference.observed import Observed, as_observed, observe
 from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
 
 State = tuple[Tensor, Tensor | None]
@@ -140,7 +140,8 @@ class Descent(Solver):
         fast = self._fast(energy, context, initial, gradient, observed)
         if fast is not None:
             return fast[0]
-        *_, (iterate, _) = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
+        logits, observed = self._begin(energy, context, initial, observed)
+        *_, (iterate, _) = self._states(logits, energy, context, observed, constant_steps(gradient, self.steps))
         return self._observed_logits(iterate, energy, observed)
 
     def _fast(
@@ -162,8 +163,7 @@ class Descent(Solver):
                 not_compiled(f"the general path of {type(energy).__name__} by {type(self).__name__}")
             return None
         assert self.engine is not None
-        logits = self.start(energy, context, initial)
-        observed = observe(observed, energy, logits)
+        logits, observed = self._begin(energy, context, initial, observed)
         constant = 0 if isinstance(gradient, NoGradient) else constant_steps(gradient, self.steps)
         return self.engine(energy, context, logits, observed, step_loss, constant)
 
@@ -171,6 +171,7 @@ class Descent(Solver):
         """Why this call takes the general path, or None where the engine takes it."""
         if under_transforms():
             return "a torch.func transform is at work"
+        observed = as_observed(observed)
         if observed is not None and observed.values.requires_grad and torch.is_grad_enabled():
             return "known values want a gradient, which the engine's backward pass does not make"
         return general_reason(energy, self)
@@ -192,7 +193,8 @@ class Descent(Solver):
             fast = self._fast(energy, context, initial, gradient, observed, step_loss)
             if fast is not None:
                 return fast  # type: ignore[return-value]
-            states = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
+            start, observed = self._begin(energy, context, initial, observed)
+            states = self._states(start, energy, context, observed, constant_steps(gradient, self.steps))
             iterates = (self._observed_logits(iterate, energy, observed) for iterate, _ in states)
             logits, loss = sum_losses(iterates, step_loss)
             return logits.detach() if isinstance(gradient, NoGradient) else logits, loss
@@ -211,7 +213,8 @@ class Descent(Solver):
         Raises:
             ShapeError: z_0 or `observed` are not (B, L).
         """
-        for iterate, _ in self._states(energy, context, initial, observed):
+        logits, observed = self._begin(energy, context, initial, observed)
+        for iterate, _ in self._states(logits, energy, context, observed):
             yield self._observed_logits(iterate, energy, observed)
 
     def iterates(
@@ -229,12 +232,17 @@ class Descent(Solver):
         adaptive_descent(self, energy, context, initial, observed, seen)
         return seen
 
-    def _states(
-        self, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None, constant: int = 0
-    ) -> Iterator[State]:
-        """u_t and v_t for t = 0 .. T, the first `constant` steps without a graph."""
+    def _begin(
+        self, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None
+    ) -> tuple[Tensor, Observed | None]:
+        """z_0 and the known labels, both checked."""
         logits = self.start(energy, context, initial)
-        observed = observe(observed, energy, logits)
+        return logits, observe(observed, energy, logits)
+
+    def _states(
+        self, logits: Tensor, energy: Energy, context: Any, observed: Observed | None, constant: int = 0
+    ) -> Iterator[State]:
+        """u_t and v_t for t = 0 .. T from z_0, the first `constant` steps without a graph."""
         state: State = (self._from_logits(logits, energy), None)
         yield state
         for step, size in enumerate(self.step_sizes()):

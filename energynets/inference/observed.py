@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ class Observed(NamedTuple):
     def check(self, energy: Energy, like: Tensor) -> Observed:
         """Itself, values in the dtype of the logits, or a `ShapeError` that says what is wrong."""
         values, mask = self
+        if not (isinstance(values, Tensor) and isinstance(mask, Tensor)):
+            found = f"{type(values).__name__} and {type(mask).__name__}"
+            raise ShapeError(f"observed: expected Observed(values, mask), two tensors (B, L), got {found}")
         shape = tuple(like.shape)
         if mask.dtype != torch.bool or tuple(mask.shape) != shape or tuple(values.shape) != shape:
             raise ShapeError(
@@ -72,6 +75,20 @@ class Observed(NamedTuple):
         return without(gradient, self.mask, out=out)
 
 
+def as_observed(given: Any) -> Observed | None:
+    """The `Observed`, where there is one, its tensors as they are.
+
+    Raises:
+        ShapeError: something else, a mask alone, say.
+    """
+    if given is None or isinstance(given, Observed):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return Observed(*given)
+    raise ShapeError(f"observed: expected Observed(values, mask), two tensors (B, L), got a {type(given).__name__}")
+
+
 def observe(observed: Observed | None, energy: Energy, like: Tensor) -> Observed | None:
     """The checked `Observed`, where there is one."""
-    return None if observed is None else Observed(*observed).check(energy, like)
+    observed = as_observed(observed)
+    return None if observed is None else observed.check(energy, like)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -254,3 +255,27 @@ def test_what_is_no_solver_is_refused(solver: Any, said: str) -> None:
 def test_a_model_that_would_not_train_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"got NoGradient\(\): nothing would train"):
         EnergyNetwork(_Layer(5, 4), SPEN(4, 5), gradient=NoGradient())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, torch.int64, torch.bool])
+@pytest.mark.parametrize("options", [{}, {"tolerance": 1e-3}, {"line_search": True}])
+def test_known_values_of_another_dtype_are_as_good(other: torch.dtype, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    energy = SPEN(4, 5)
+    context = energy.condition(torch.randn(3, 4))
+    values, mask = torch.randint(2, (3, 5)).float(), torch.rand(3, 5) < 0.5
+
+    def found(known: Observed) -> list[Tensor]:
+        solver = MirrorDescent(3, **options)
+        return [
+            solver.solve(energy, context, observed=known),
+            solver.solve(energy, context, observed=known, gradient=NoGradient()),
+            *solver.trajectory(energy, context, observed=known),
+            *solver.solve_with_losses(energy, context, lambda step, z: z.sum(), observed=known),
+            infer(energy, context, solver=solver, observed=known, trace=True).y,
+        ]
+
+    for within in (contextlib.nullcontext, general_path):
+        with within():
+            pairs = zip(found(Observed(values.to(other), mask)), found(Observed(values, mask)), strict=True)
+            assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
