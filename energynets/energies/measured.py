@@ -185,8 +185,18 @@ class MeasuredEnergy(Energy):
         return twin
 
     def initial_logits(self, context: MeasuredContext) -> Tensor:
-        """phi: inference starts at the classifier's answer."""
-        return context.unary
+        """phi: inference starts at the classifier's answer.
+
+        Raises:
+            ShapeError: what is no context, the features, say.
+        """
+        try:
+            return context.unary
+        except AttributeError:
+            raise ShapeError(
+                f"context: expected what energy.condition(features) makes, got a {type(context).__name__}: "
+                "pass energy.condition(features)"
+            ) from None
 
     def measurements(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """m = y A^T + offset, masked: (B, L) -> (B, K)."""

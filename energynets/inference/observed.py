@@ -38,9 +38,6 @@ class Observed(NamedTuple):
     def check(self, energy: Energy, like: Tensor) -> Observed:
         """Itself, values in the dtype of the logits, or a `ShapeError` that says what is wrong."""
         values, mask = self
-        if not (isinstance(values, Tensor) and isinstance(mask, Tensor)):
-            found = f"{type(values).__name__} and {type(mask).__name__}"
-            raise ShapeError(f"observed: expected Observed(values, mask), two tensors (B, L), got {found}")
         shape = tuple(like.shape)
         if mask.dtype != torch.bool or tuple(mask.shape) != shape or tuple(values.shape) != shape:
             raise ShapeError(
@@ -81,11 +78,13 @@ def as_observed(given: Any) -> Observed | None:
     Raises:
         ShapeError: something else, a mask alone, say.
     """
-    if given is None or isinstance(given, Observed):
-        return given
-    if isinstance(given, tuple | list) and len(given) == 2:
-        return Observed(*given)
-    raise ShapeError(f"observed: expected Observed(values, mask), two tensors (B, L), got a {type(given).__name__}")
+    if given is None:
+        return None
+    pair = isinstance(given, tuple | list) and len(given) == 2
+    if pair and all(isinstance(one, Tensor) for one in given):
+        return given if isinstance(given, Observed) else Observed(*given)
+    found = " and ".join(type(one).__name__ for one in given) if pair else f"a {type(given).__name__}"
+    raise ShapeError(f"observed: expected Observed(values, mask), two tensors (B, L), got {found}")
 
 
 def observe(observed: Observed | None, energy: Energy, like: Tensor) -> Observed | None:

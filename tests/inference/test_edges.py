@@ -25,8 +25,8 @@ from energynets import (
 )
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import Euclidean, SoftplusHead
-from energynets.errors import ConfigError
-from energynets.inference import Observed, Solver, general_path, path
+from energynets.errors import ConfigError, ShapeError
+from energynets.inference import GradientMode, Observed, Solver, Unroll, general_path, path
 from energynets.inference.engine import label_native
 from energynets.output import ChunkedLinear
 
@@ -279,3 +279,36 @@ def test_known_values_of_another_dtype_are_as_good(other: torch.dtype, options: 
         with within():
             pairs = zip(found(Observed(values.to(other), mask)), found(Observed(values, mask)), strict=True)
             assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+
+
+SOLVERS = [MirrorDescent(2), GradientDescent(2), Anderson(2), BundleEntropy(2), MirrorDescent(2, tolerance=1e-3)]
+
+
+@pytest.mark.parametrize("gradient", [Unroll(), NoGradient()], ids=str)
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_what_does_not_fit_is_said_in_one_line(solver: Solver, gradient: GradientMode) -> None:
+    energy, features = ICNN(4, 5), torch.randn(3, 4)
+    context, mask = energy.condition(features), torch.rand(3, 5) < 0.5
+
+    def refused(message: str, *given: Any, **options: Any) -> None:
+        with pytest.raises(ShapeError, match=message) as caught:
+            infer(energy, *given, solver=solver, gradient=gradient, **options)
+        assert "\n" not in str(caught.value)
+
+    refused(r"got a Tensor: pass energy\.condition\(features\)", features)
+    refused(r"got a Tensor: pass energy\.condition\(features\)", features, initial=torch.zeros(3, 5))
+    for known in (mask, mask[:2], {"values": mask, "mask": mask}, (mask,), True):
+        refused(r"observed: expected Observed\(values, mask\), two tensors \(B, L\), got a", context, observed=known)
+    refused(r"two tensors \(B, L\), got list and Tensor", context, observed=([0] * 5, mask))
+    refused(r"expected torch.float32, as phi is, got torch.float64", context, initial=torch.zeros(3, 5).double())
+    refused(r"expected a row for each of the context's 3 documents, got 2", context, initial=torch.zeros(2, 5))
+    refused(r"initial logits: expected a tensor \(B, 5\), got a list", context, initial=[[0.0] * 5] * 3)
+    infer(energy, context, solver=solver, gradient=gradient, observed=(mask.float(), mask))  # type: ignore[arg-type]
+
+
+def test_z_0_of_another_dtype_is_what_an_autocast_makes_of_it() -> None:
+    energy = SPEN(4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        context = energy.condition(torch.randn(3, 4))
+        assert context.unary.dtype == torch.bfloat16
+        assert MirrorDescent(2).solve(energy, context, torch.zeros(3, 5)).isfinite().all()
