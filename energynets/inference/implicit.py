@@ -21,9 +21,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from energynets.eager import under_transforms, under_vmap
 from energynets.energies import Energy, MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
-from energynets.errors import NotConvergedWarning
+from energynets.errors import InferenceError, NotConvergedWarning
 from energynets.inference.engine import unmeasured
 from energynets.inference.engine.measurements import GatedMeasurements, Measurements
 from energynets.inference.engine.once import once
@@ -42,7 +43,15 @@ def fixed_point(energy: Energy, context: Any, logits: Tensor, mode: Implicit, ob
         logits: z*, where inference ended.
         mode: the tolerance of both residuals, and how long the adjoint may iterate.
         observed: labels that are known: they have no gradient.
+
+    Raises:
+        InferenceError: under a `torch.func` transform.
     """
+    if under_transforms() and (torch.is_grad_enabled() or under_vmap(logits)):
+        raise InferenceError(
+            "the gradient of a fixed point (Implicit(), or BundleEntropy): not under a torch.func transform; "
+            "use MirrorDescent with Unroll()"
+        )
     logits = logits.detach()
     observed = observe(observed, energy, logits)
     labels = energy.domain.labels(logits)

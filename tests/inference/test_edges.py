@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ from energynets import (
 )
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import Euclidean, SoftplusHead
-from energynets.errors import ConfigError, ShapeError
-from energynets.inference import GradientMode, Observed, Solver, Unroll, general_path, path
+from energynets.errors import ConfigError, InferenceError, ShapeError
+from energynets.inference import GradientMode, Implicit, Observed, Solver, Truncated, Unroll, general_path, path
 from energynets.inference.engine import label_native
 from energynets.output import ChunkedLinear
 
@@ -312,3 +313,49 @@ def test_z_0_of_another_dtype_is_what_an_autocast_makes_of_it() -> None:
         context = energy.condition(torch.randn(3, 4))
         assert context.unary.dtype == torch.bfloat16
         assert MirrorDescent(2).solve(energy, context, torch.zeros(3, 5)).isfinite().all()
+
+
+BY_THEMSELVES = [Anderson(3), BundleEntropy(3), MirrorDescent(3, tolerance=1e-3), MirrorDescent(3, line_search=True)]
+
+
+@pytest.mark.parametrize("solver", [*BY_THEMSELVES, MirrorDescent(3)], ids=str)
+def test_transforms_that_inference_cannot_go_through_say_what_can(solver: Solver) -> None:
+    energy, features = ICNN(4, 5), torch.randn(3, 4)
+
+    def total(x: Tensor, gradient: GradientMode) -> Tensor:
+        return solver.solve(energy, energy.condition(x), gradient=gradient).sum()
+
+    func: Any = torch.func
+    modes = [Implicit(), Unroll()] if isinstance(solver, BundleEntropy) else [Implicit()]
+    for mode in modes:
+        of = functools.partial(total, gradient=mode)
+        alone = lambda x, of=of: of(x[None])  # noqa: E731
+        for call in (
+            lambda of=of: func.grad(of)(features),
+            lambda of=of: func.jvp(of, (features,), (features,)),
+            lambda alone=alone: func.vmap(alone)(features),
+            lambda alone=alone: func.vmap(func.grad(alone))(features),
+        ):
+            with pytest.raises(InferenceError, match=r"torch\.func.*; use MirrorDescent with Unroll\(\)"):
+                call()
+    none = functools.partial(total, gradient=NoGradient())
+    assert func.grad(none)(features).eq(0).all()
+    if solver in BY_THEMSELVES:
+        for within in (lambda x: none(x[None]), func.grad(lambda x: none(x[None]))):
+            with pytest.raises(InferenceError, match=r"vmap.*; use MirrorDescent with Unroll\(\)"):
+                func.vmap(within)(features)
+
+
+@pytest.mark.parametrize("mode", [Unroll(), Truncated(2)], ids=str)
+@pytest.mark.parametrize("solver", [MirrorDescent(3), GradientDescent(3), Anderson(3)], ids=str)
+def test_transforms_go_through_every_descent(solver: Solver, mode: GradientMode) -> None:
+    torch.manual_seed(0)
+    energy, features = ICNN(4, 5).double(), torch.randn(3, 4).double().requires_grad_()
+
+    def total(x: Tensor) -> Tensor:
+        return solver.solve(energy, energy.condition(x), gradient=mode).square().sum()
+
+    (expected,) = torch.autograd.grad(total(features), features)
+    func: Any = torch.func
+    found = func.vmap(func.grad(lambda x: total(x[None])))(features.detach())
+    torch.testing.assert_close(found, expected)
