@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from energynets.errors import ShapeError
+from energynets.errors import ConfigError, ShapeError, counts
 
 
 def binary_entropy(logits: Tensor) -> Tensor:
@@ -115,11 +115,20 @@ class Simplex(Domain):
 
     Args:
         num_categories: C; L = n C holds n categorical variables one after another, e.g. the tags of n words.
+
+    Raises:
+        ConfigError: C is no whole number from 1 on.
     """
 
     num_categories: int
 
     lipschitz = 0.5
+
+    def __post_init__(self) -> None:
+        if not counts(self.num_categories):
+            raise ConfigError(
+                f"simplex: expected num_categories to be a whole number, 1 or more, got {self.num_categories!r}"
+            )
 
     def check(self, num_labels: int) -> None:
         if num_labels % self.num_categories:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,7 @@ class Energy(nn.Module, ABC):
         domain: where y lives: `Box()` (default), `Simplex(C)` or `Euclidean()`.
 
     Raises:
-        ConfigError: tau is not positive.
+        ConfigError: tau is not positive and finite.
         ShapeError: L numbers cannot be of the domain.
 
     Source: Belanger & McCallum, Structured Prediction Energy Networks (2016), section 3; the entropy is of section 5.
@@ -41,8 +42,8 @@ class Energy(nn.Module, ABC):
         self, num_labels: int, *, tau: float = 1.0, learn_tau: bool = False, domain: Domain | None = None
     ) -> None:
         super().__init__()
-        if not tau > 0:
-            raise ConfigError(f"tau: expected a positive weight of the regulariser, got {tau}")
+        if not 0 < tau < math.inf:
+            raise ConfigError(f"tau: expected a positive, finite weight of the regulariser, got {tau}")
         self.domain = Box() if domain is None else domain
         self.domain.check(num_labels)
         self.num_labels = num_labels

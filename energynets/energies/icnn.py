@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from energynets.energies.domain import Domain
-from energynets.energies.heads import ConvexHead, speaks_for
+from energynets.energies.heads import ConvexHead, checked_widths, speaks_for
 from energynets.energies.measured import MeasuredEnergy
 
 
@@ -58,6 +58,7 @@ class ICNN(MeasuredEnergy):
         bias: bool = True,
         domain: Domain | None = None,
     ) -> None:
+        hidden = checked_widths(hidden)
         super().__init__(
             num_features,
             num_labels,
@@ -65,7 +66,7 @@ class ICNN(MeasuredEnergy):
             ConvexHead(hidden, nonnegativity),
             condition_measurements=condition_measurements,
             counting_measurements=counting_measurements,
-            gate_widths=tuple(hidden) if gate else (),
+            gate_widths=hidden if gate else (),
             tau=tau,
             learn_tau=learn_tau,
             dropout=dropout,

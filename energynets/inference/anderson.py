@@ -11,7 +11,7 @@ from torch import Tensor
 
 from energynets.energies import Energy, MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
-from energynets.errors import ConfigError, InferenceError
+from energynets.errors import ConfigError, InferenceError, counts
 from energynets.inference.adaptive import ActiveSet
 from energynets.inference.descent import constant_steps
 from energynets.inference.engine import unmeasured
@@ -75,8 +75,10 @@ class Anderson(Solver):
         initial: str = "unary",
     ) -> None:
         super().__init__(initial=initial)
-        if steps < 0 or window < 0:
-            raise ConfigError(f"solver: expected steps and window of 0 or more, got {steps} and {window}")
+        if not counts(steps, least=0) or not counts(window, least=0):
+            raise ConfigError(
+                f"solver: expected steps and window to be whole numbers, 0 or more, got {steps!r} and {window!r}"
+            )
         if not 0 < mixing <= 1:
             raise ConfigError(f"solver.mixing: expected a value in (0, 1], got {mixing}")
         if not regularization > 0 or not tolerance >= 0:

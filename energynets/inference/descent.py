@@ -6,13 +6,14 @@ import contextlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from energynets.energies import Domain, Energy
-from energynets.errors import ConfigError, InferenceError, nearest
+from energynets.errors import ConfigError, InferenceError, counts, nearest
 from energynets.inference.adaptive import adaptive_descent
 from energynets.inference.engine import (
     Precision,
@@ -78,10 +79,10 @@ class Descent(Solver):
         super().__init__(initial=initial)
         if precision not in get_args(Precision):
             raise ConfigError(f"unknown solver.precision {precision!r}{nearest(precision, get_args(Precision))}")
-        sizes = (
-            [float(step_size)] * steps if isinstance(step_size, int | float) else [float(size) for size in step_size]
-        )
-        if steps < 0 or len(sizes) != steps:
+        if not counts(steps, least=0):
+            raise ConfigError(f"solver.steps: expected a whole number, 0 or more, got {steps!r}")
+        sizes = _sizes(step_size, steps)
+        if len(sizes) != steps:
             raise ConfigError(f"solver: expected {steps} step sizes, one a step, got {len(sizes)}")
         if not all(0 < size < math.inf for size in sizes):
             raise ConfigError(f"solver.step_size: expected positive, finite values, got {step_size}")
@@ -289,6 +290,20 @@ class Descent(Solver):
 
     def _project(self, iterate: Tensor, energy: Energy) -> Tensor:
         return iterate
+
+
+def _sizes(given: Any, steps: int) -> list[float]:
+    """eta_0 .. eta_{T-1} from a number, of NumPy or a tensor too, or T of them."""
+    if isinstance(given, Tensor) and given.requires_grad:
+        raise ConfigError(
+            "solver.step_size: expected numbers, got a tensor that wants a gradient: learn_step_sizes=True"
+        )
+    try:
+        if isinstance(given, Real) or getattr(given, "ndim", None) == 0:
+            return [float(given)] * steps
+        return [float(size) for size in given]
+    except (TypeError, ValueError):
+        raise ConfigError(f"solver.step_size: expected a number, or one for each step, got {given!r}") from None
 
 
 class MirrorDescent(Descent):

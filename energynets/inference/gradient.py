@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, counts
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Truncated:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"truncated: expected one step or more, got {self.steps}")
+        if not counts(self.steps):
+            raise ConfigError(f"truncated: expected one step or more, a whole number, got {self.steps!r}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Implicit:
     max_iterations: int = 50
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0 or self.max_iterations < 1:
+        if not self.tolerance > 0 or not counts(self.max_iterations):
             raise ConfigError(
                 "implicit: expected a positive tolerance and one iteration or more, "
                 f"got {self.tolerance} and {self.max_iterations}"

@@ -10,7 +10,7 @@ from energy_contract import ConvexEnergyContract, EnergyContract, F, L
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energynets.energies import ICNN, SPEN, ConvexHead, Energy, MeasuredEnergy, SoftplusHead, binary_entropy
+from energynets.energies import ICNN, SPEN, ConvexHead, Energy, MeasuredEnergy, Simplex, SoftplusHead, binary_entropy
 from energynets.errors import ConfigError, InferenceError, ShapeError
 from energynets.inference import BundleEntropy, MirrorDescent, NoGradient, infer, path
 from energynets.objectives.losses import bce
@@ -268,6 +268,12 @@ def test_wrong_feature_width_is_named():
         ({"hidden": (4,)}, "two or more"),
         ({"nonnegativity": "square"}, "reparametrization"),
         ({"tau": 0.0}, "positive"),
+        ({"tau": math.inf}, "finite weight of the regulariser, got inf"),
+        ({"tau": math.nan}, "positive"),
+        ({"hidden": 16}, r"hidden: expected widths of layers, .*, as \(16, 16\), got 16"),
+        ({"hidden": (4, 0)}, r"hidden: .*got \(4, 0\)"),
+        ({"hidden": (4, 2.0)}, r"hidden: .*got \(4, 2.0\)"),
+        ({"hidden": "44"}, r"hidden: .*got '44'"),
         ({"dropout": 1.0}, r"dropout: .*\[0, 1\)"),
         ({"dropout": float("nan")}, "dropout"),
     ],
@@ -275,6 +281,18 @@ def test_wrong_feature_width_is_named():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         ICNN(F, L, **arguments)
+
+
+@pytest.mark.parametrize("hidden", [16, (0,), None, (2.5,)])
+def test_widths_that_are_none_are_named(hidden):
+    with pytest.raises(ConfigError, match="hidden: expected widths of layers"):
+        SPEN(F, L, hidden=hidden)
+
+
+@pytest.mark.parametrize("categories", [0, -2, 2.0, True])
+def test_categories_that_cannot_be_counted_are_named(categories):
+    with pytest.raises(ConfigError, match=f"simplex: expected num_categories .*, got {categories}"):
+        Simplex(categories)
 
 
 def test_learned_tau_starts_at_its_value_and_stays_positive():

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -359,3 +360,32 @@ def test_transforms_go_through_every_descent(solver: Solver, mode: GradientMode)
     func: Any = torch.func
     found = func.vmap(func.grad(lambda x: total(x[None])))(features.detach())
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MirrorDescent(steps=-1), "solver.steps: expected a whole number, 0 or more, got -1"),
+        (lambda: MirrorDescent(steps=10.0), "solver.steps: expected a whole number, 0 or more, got 10.0"),  # type: ignore[arg-type]
+        (lambda: MirrorDescent(2, step_size="a"), "solver.step_size: expected a number, or one for each step, got 'a'"),  # type: ignore[arg-type]
+        (lambda: MirrorDescent(2, step_size=None), "solver.step_size: expected a number"),  # type: ignore[arg-type]
+        (lambda: MirrorDescent(2, step_size=torch.ones((), requires_grad=True)), "learn_step_sizes=True"),  # type: ignore[arg-type]
+        (lambda: MirrorDescent(3, step_size=(1.0, 1.0)), "expected 3 step sizes, one a step, got 2"),
+        (lambda: Anderson(2.5), "steps and window to be whole numbers, 0 or more, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Anderson(window=2.5), "steps and window to be whole numbers"),  # type: ignore[arg-type]
+        (lambda: BundleEntropy(2.5), "whole steps, 0 or more, and a positive tolerance, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Truncated(1.5), "truncated: expected one step or more, a whole number, got 1.5"),  # type: ignore[arg-type]
+        (lambda: Implicit(max_iterations=1.5), "implicit: "),  # type: ignore[arg-type]
+    ],
+)
+def test_numbers_that_are_none_are_named(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "size", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), [0.5, 0.5], torch.full((2,), 0.5)]
+)
+def test_a_step_size_is_a_number_of_any_make(size: Any) -> None:
+    assert MirrorDescent(np.int64(2), step_size=size).step_sizes() == [0.5, 0.5]  # type: ignore[arg-type]
