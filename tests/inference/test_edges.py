@@ -389,3 +389,35 @@ def test_numbers_that_are_none_are_named(make: Any, message: str) -> None:
 )
 def test_a_step_size_is_a_number_of_any_make(size: Any) -> None:
     assert MirrorDescent(np.int64(2), step_size=size).step_sizes() == [0.5, 0.5]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("solver", [MirrorDescent(30), Anderson(10), BundleEntropy(30)], ids=str)
+@pytest.mark.filterwarnings("ignore::energynets.errors.NotConvergedWarning")
+def test_a_fixed_point_under_an_autocast_is_differentiated_in_full_precision(solver: Solver, gate: bool) -> None:
+    torch.manual_seed(0)
+    energy, features = ICNN(4, 5, gate=gate), torch.randn(3, 4)
+    expected = _gradients(energy, solver.solve(energy, energy.condition(features), gradient=Implicit()))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = solver.solve(energy, energy.condition(features), gradient=Implicit())
+        assert logits.dtype == torch.bfloat16
+    for found, exact in zip(_gradients(energy, logits), expected, strict=True):
+        assert (found - exact).norm() <= 0.05 * exact.norm() + 1e-3
+
+
+def _gradients(energy: nn.Module, logits: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(logits.float().sigmoid().square().sum(), list(energy.parameters()))
+
+
+@pytest.mark.parametrize("gradient", [Unroll(), Implicit(tolerance=0.1), NoGradient()], ids=str)
+@pytest.mark.parametrize("solver", [Anderson(6), BundleEntropy(30)], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore::energynets.errors.NotConvergedWarning")
+def test_small_systems_of_half_precision_are_solved(solver: Solver, gradient: GradientMode, seed: int) -> None:
+    torch.manual_seed(seed)
+    energy, features = ICNN(4, 5), torch.randn(3, 4)
+    exact = solver.solve(energy, energy.condition(features), gradient=NoGradient())
+    energy.bfloat16()
+    found = solver.solve(energy, energy.condition(features.bfloat16()), gradient=gradient)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float().sigmoid(), exact.sigmoid(), rtol=0, atol=0.03)
