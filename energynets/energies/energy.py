@@ -82,7 +82,7 @@ class Energy(nn.Module, ABC):
                 "documents' is unclear: override `select`"
             )
         for leaf in _leaves(context):
-            if not isinstance(leaf, Tensor | _SHARED):
+            if not isinstance(leaf, (Tensor, *_SHARED)):
                 raise ShapeError(
                     f"{type(self).__name__}.select: expected a context of tensors, got a {type(leaf).__name__} in it, "
                     "whose rows are unknown: override `select`"
@@ -124,7 +124,7 @@ def one_each(what: str, values: Tensor, rows: Tensor) -> Tensor:
 
 
 # What may stand beside tensors, of all documents alike.
-_SHARED = type(None) | bool | int | float | str
+_SHARED = (type(None), bool, int, float, str)
 
 
 def _is_record(leaf: Any) -> bool:

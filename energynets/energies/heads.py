@@ -51,6 +51,7 @@ class SoftplusHead(nn.Module):
     def __init__(self, num_measurements: int, hidden: Sequence[int] = ()) -> None:
         super().__init__()
         widths = [num_measurements, *checked_widths(hidden)]
+        self.num_measurements = num_measurements
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         # h starts small, so that the energy network starts as its own unary classifier, but not at 0,
         # where A would have no gradient.
@@ -110,6 +111,7 @@ class ConvexHead(nn.Module):
         if nonnegativity not in ("projection", "reparametrization"):
             raise ConfigError(f"nonnegativity: expected 'projection' or 'reparametrization', got {nonnegativity!r}")
         self.widths = hidden
+        self.num_measurements = sum(hidden)
         self.nonnegativity = nonnegativity
         # |N(0, 1)| / fan-in: a non-negative layer adds up means, so the usual 1 / sqrt(fan-in) would grow with width.
         hidden_weights = [torch.randn(b, a).abs() / a for a, b in itertools.pairwise(hidden)]
@@ -168,14 +170,12 @@ def checked_widths(hidden: Sequence[int]) -> tuple[int, ...]:
     widths = tuple(hidden) if isinstance(hidden, Iterable) else (None,)
     if not all(counts(width) for width in widths):
         raise ConfigError(f"hidden: expected widths of layers, whole numbers of 1 or more, as (16, 16), got {hidden!r}")
-    return widths  # type: ignore[return-value]
+    return widths
 
 
 def head_width(head: nn.Module) -> int | None:
     """K of a head that is built in; None of any other."""
-    if type(head) is SoftplusHead:
-        return head.layers[0].in_features if len(head.layers) else len(head.output)  # type: ignore[return-value]
-    return sum(head.widths) if type(head) is ConvexHead else None
+    return head.num_measurements if type(head) in (SoftplusHead, ConvexHead) else None  # type: ignore[return-value]
 
 
 def _has_negative(weight: Tensor) -> bool:

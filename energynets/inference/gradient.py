@@ -71,6 +71,7 @@ class NoGradient:
 
 
 GradientMode = Unroll | Truncated | Implicit | NoGradient
+_MODES = (Unroll, Truncated, Implicit, NoGradient)
 
 
 def gradient_mode(given: object) -> GradientMode:
@@ -81,7 +82,7 @@ def gradient_mode(given: object) -> GradientMode:
     """
     if given is None:
         return Unroll()
-    if isinstance(given, GradientMode):
+    if isinstance(given, _MODES):
         return given
     raise ConfigError(f"gradient: expected Unroll(), Truncated(k), Implicit() or NoGradient(), got {_said(given)}")
 

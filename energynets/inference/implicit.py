@@ -56,7 +56,7 @@ def fixed_point(energy: Energy, context: Any, logits: Tensor, mode: Implicit, ob
         )
     measured = isinstance(energy, MeasuredEnergy) and unmeasured(energy) is None
     if measured and any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):  # of whose factors some are rounded
-        exact = functools.partial(_in_dtype, dtype=energy.measure.dtype)  # type: ignore[union-attr]
+        exact = functools.partial(_in_dtype, dtype=energy.measure.dtype)  # type: ignore[arg-type]
         context, found = pytree.tree_map(exact, context), exact(logits)
         return full_precision(_fixed_point)(energy, context, found, mode, observed, measured).to(logits.dtype)
     return _fixed_point(energy, context, logits, mode, observed, measured)

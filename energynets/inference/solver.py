@@ -92,7 +92,6 @@ class Solver(nn.Module, ABC):
         observed: Observed | None = None,
     ) -> Tensor:
         """`run`'s logits (B, L)."""
-        gradient = gradient_mode(gradient)
         return self.run(energy, context, initial, gradient=gradient, observed=observed).logits
 
     def solve_with_losses(

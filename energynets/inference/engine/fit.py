@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from energynets.energies import MeasuredEnergy
@@ -20,18 +21,27 @@ def check_fit(energy: MeasuredEnergy, context: MeasuredContext, initial: Tensor)
             f"head: expected one of {measurements} measurements, the rows of A, got a {type(energy.head).__name__} "
             f"of {width}: make it with {measurements}"
         )
-    batch = unary.shape[0]
-    rows = ((measurements,), (1, measurements), (batch, measurements))
-    if unary.shape != (batch, labels) or offset.shape not in rows or (mask is not None and mask.shape not in rows):
+    shape = unary.shape
+    if (
+        len(shape) != 2
+        or shape[1] != labels
+        or not _measured(offset.shape, shape[0], measurements)
+        or not (mask is None or _measured(mask.shape, shape[0], measurements))
+    ):
         found = ", ".join(str(tuple(x.shape)) for x in (unary, offset, mask) if x is not None)
         raise ShapeError(
             f"context: expected phi (B, {labels}) and an offset and a mask (B, {measurements}) of the same B, "
             f"got {found}: make it by this energy's `condition`"
         )
-    if len(gates) != len(energy.gate_widths) or any(gate.shape != unary.shape for gate in gates):
+    if len(gates) != len(energy.gate_widths) or any(gate.shape != shape for gate in gates):
         raise ShapeError(
-            f"context: expected {len(energy.gate_widths)} gates {tuple(unary.shape)}, "
+            f"context: expected {len(energy.gate_widths)} gates {tuple(shape)}, "
             f"got {[tuple(gate.shape) for gate in gates]}: make it by this energy's `condition`"
         )
-    if initial.shape != unary.shape:
-        raise ShapeError(f"initial logits: expected {tuple(unary.shape)}, got {tuple(initial.shape)}")
+    if initial is not unary and initial.shape != shape:
+        raise ShapeError(f"initial logits: expected {tuple(shape)}, got {tuple(initial.shape)}")
+
+
+def _measured(shape: torch.Size, batch: int, measurements: int) -> bool:
+    """Whether it is (K,), which all documents share, (1, K) or (B, K)."""
+    return shape[-1:] == (measurements,) and (len(shape) == 1 or (len(shape) == 2 and shape[0] in (1, batch)))
