@@ -20,3 +20,13 @@ def eager() -> bool:
 def under_transforms() -> bool:
     """Whether a torch.func transform is at work, which cannot enter a hand-derived backward."""
     return bool(torch._C._functorch.peek_interpreter_stack())
+
+
+def under_vmap(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of many that `torch.func.vmap` goes through at once: none of them decides anything."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False

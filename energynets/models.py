@@ -29,7 +29,9 @@ from energynets.inference import (
 )
 from energynets.inference.amortized import AmortizedStart, amortized_start
 from energynets.inference.engine import asked_for_general_path
+from energynets.inference.gradient import gradient_mode
 from energynets.inference.shortlist import ShortlistStream, check_shortlist
+from energynets.inference.solver import checked_solver
 from energynets.inference.streaming import LabelStream, check_measured, check_streamed, energy_stream
 from energynets.linear import Linear
 from energynets.output import ChunkedLinear, NeighbourLogits
@@ -245,7 +247,8 @@ class EnergyNetwork(_Model):
             `label_chunk` nor shortlist.
 
     Raises:
-        ConfigError: an implicit gradient with learned step sizes: the fixed point does not depend on them; or labels
+        ConfigError: a solver or a gradient mode that is none, or `NoGradient()`, with which nothing trains; an implicit
+            gradient with learned step sizes: the fixed point does not depend on them; or labels
             that cannot come in chunks, or an energy or solver that no shortlist goes with; or an amortised start or
             neighbours of labels in chunks or of a shortlist; or neighbours of an energy that has no phi.
 
@@ -271,8 +274,14 @@ class EnergyNetwork(_Model):
         self.features = features
         self.energy = energy
         self.domain = energy.domain
-        self.solver = MirrorDescent() if solver is None else solver
-        self.gradient = Unroll() if gradient is None else gradient
+        self.solver = MirrorDescent() if solver is None else checked_solver(solver)
+        mode = gradient_mode(gradient)
+        if isinstance(mode, NoGradient):
+            raise ConfigError(
+                "gradient: expected Unroll(), Truncated(k) or Implicit(), got NoGradient(): nothing would train; "
+                "without gradients recorded, under torch.no_grad(), inference keeps no graph as it is"
+            )
+        self.gradient = mode
         if isinstance(self.gradient, Implicit) and list(self.solver.parameters()):
             raise ConfigError(
                 "gradient: a fixed point does not depend on step sizes: no Implicit() with learn_step_sizes"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from energynets.errors import ShapeError
+from energynets.errors import ConfigError, ShapeError, counts
 
 
 def binary_entropy(logits: Tensor) -> Tensor:
@@ -24,7 +24,9 @@ def binary_entropy(logits: Tensor) -> Tensor:
     Returns:
         (...) in [0, L log 2].
     """
-    return (functional.softplus(logits) - logits * torch.sigmoid(logits)).sum(-1)
+    # From 20 on torch's own softplus is z, off by up to 2e-9. At infinity the entropy is 0, no difference.
+    finite = logits.clamp(-1e4, 1e4)
+    return (functional.softplus(finite, threshold=40) - finite * torch.sigmoid(finite)).sum(-1)
 
 
 class Domain(ABC):
@@ -102,7 +104,9 @@ class Box(Domain):
         # 1 - y as sigmoid(-z): the subtraction is 0 from z = 17 on in float32, where g (1 - y) is not.
         y, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
         linear = torch.maximum((gradient + slack) * y, (slack - gradient) * rest)
-        return _smallest(linear, gradient.abs() + slack, y * rest, tau)
+        # What underflows is not 0, and the bound multiplies it by an exponential.
+        variance = (y * rest).clamp_min(torch.finfo(y.dtype).tiny)
+        return _smallest(linear, gradient.abs() + slack, variance, tau)
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,20 @@ class Simplex(Domain):
 
     Args:
         num_categories: C; L = n C holds n categorical variables one after another, e.g. the tags of n words.
+
+    Raises:
+        ConfigError: C is no whole number from 1 on.
     """
 
     num_categories: int
 
     lipschitz = 0.5
+
+    def __post_init__(self) -> None:
+        if not counts(self.num_categories):
+            raise ConfigError(
+                f"simplex: expected num_categories to be a whole number, 1 or more, got {self.num_categories!r}"
+            )
 
     def check(self, num_labels: int) -> None:
         if num_labels % self.num_categories:

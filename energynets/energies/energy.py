@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ class Energy(nn.Module, ABC):
         domain: where y lives: `Box()` (default), `Simplex(C)` or `Euclidean()`.
 
     Raises:
-        ConfigError: tau is not positive.
+        ConfigError: tau is not positive and finite.
         ShapeError: L numbers cannot be of the domain.
 
     Source: Belanger & McCallum, Structured Prediction Energy Networks (2016), section 3; the entropy is of section 5.
@@ -39,8 +42,8 @@ class Energy(nn.Module, ABC):
         self, num_labels: int, *, tau: float = 1.0, learn_tau: bool = False, domain: Domain | None = None
     ) -> None:
         super().__init__()
-        if not tau > 0:
-            raise ConfigError(f"tau: expected a positive weight of the regulariser, got {tau}")
+        if not 0 < tau < math.inf:
+            raise ConfigError(f"tau: expected a positive, finite weight of the regulariser, got {tau}")
         self.domain = Box() if domain is None else domain
         self.domain.check(num_labels)
         self.num_labels = num_labels
@@ -59,7 +62,8 @@ class Energy(nn.Module, ABC):
     def condition(self, features: Tensor) -> Any:
         """All that depends on x: features (B, F) -> the context of the other methods. Default: the features.
 
-        Any nest of tensors, each with a row a document; where it holds others, `select` must know.
+        Any nest of tensors (tuples, lists, dicts, dataclasses), each with a row a document; where it holds others,
+        `select` must know.
         """
         return features
 
@@ -67,26 +71,81 @@ class Energy(nn.Module, ABC):
         """The context of some documents: their positions (b,) int64 in a batch, in any order.
 
         Default: those rows of every tensor.
+
+        Raises:
+            ShapeError: it is unclear which rows are the documents', or whether something else has any.
         """
-        sizes = {len(leaf) if leaf.ndim else 0 for leaf in pytree.tree_leaves(context) if isinstance(leaf, Tensor)}
+        sizes = {len(leaf) if leaf.ndim else 0 for leaf in _leaves(context) if isinstance(leaf, Tensor)}
         if len(sizes) > 1:
             raise ShapeError(
                 f"{type(self).__name__}.select: the context's tensors have {sorted(sizes)} rows, so which rows are the "
                 "documents' is unclear: override `select`"
             )
-        return pytree.tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, context)
+        for leaf in _leaves(context):
+            if not isinstance(leaf, (Tensor, *_SHARED)):
+                raise ShapeError(
+                    f"{type(self).__name__}.select: expected a context of tensors, got a {type(leaf).__name__} in it, "
+                    "whose rows are unknown: override `select`"
+                )
+        return _selected(context, rows)
 
     def initial_logits(self, context: Any) -> Tensor | None:
         """Where inference starts unless told otherwise, (B, L); None means z_0 = 0."""
         return None
 
     def forward(self, logits: Tensor, context: Any) -> Tensor:
-        """E at y(logits): (B, L) -> (B,)."""
-        return self.potential(self.domain.labels(logits), context) + self.tau * self.domain.regularizer(logits)
+        """E at y(logits): (B, L) -> (B,).
+
+        Raises:
+            ShapeError: a potential that is not one number a document.
+        """
+        potential = one_each("potential", self.potential(self.domain.labels(logits), context), logits)
+        return potential + self.tau * self.domain.regularizer(logits)
 
     def gradient(self, y: Tensor, context: Any) -> Tensor:
         """d potential / dy, (B, L) -> (B, L), by `torch.func.grad`, itself differentiable.
 
         The regulariser's part, tau z, is the solver's: it knows z and need not take the logarithm of y.
+
+        Raises:
+            ShapeError: a potential that is not one number a document.
         """
-        return torch.func.grad(lambda y: self.potential(y, context).sum())(y)
+        return torch.func.grad(lambda y: one_each("potential", self.potential(y, context), y).sum())(y)
+
+
+def one_each(what: str, values: Tensor, rows: Tensor) -> Tensor:
+    """The values (B,) of rows (B, N), or a `ShapeError`: of another shape they would be broadcast with those of all."""
+    if values.shape != rows.shape[:-1]:
+        raise ShapeError(
+            f"{what}: expected {tuple(rows.shape[:-1])}, one number a document, got {tuple(values.shape)}: "
+            "sum or squeeze the rest"
+        )
+    return values
+
+
+# What may stand beside tensors, of all documents alike.
+_SHARED = (type(None), bool, int, float, str)
+
+
+def _is_record(leaf: Any) -> bool:
+    return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+
+
+def _leaves(context: Any) -> Iterator[Any]:
+    """Those of a nest, the fields of dataclasses included."""
+    for leaf in pytree.tree_leaves(context):
+        if _is_record(leaf):
+            for field in dataclasses.fields(leaf):
+                yield from _leaves(getattr(leaf, field.name))
+        else:
+            yield leaf
+
+
+def _selected(context: Any, rows: Tensor) -> Any:
+    def of(leaf: Any) -> Any:
+        if _is_record(leaf):
+            names = [field.name for field in dataclasses.fields(leaf) if field.init]
+            return dataclasses.replace(leaf, **{name: _selected(getattr(leaf, name), rows) for name in names})
+        return leaf[rows] if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(of, context)

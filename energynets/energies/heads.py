@@ -7,32 +7,33 @@ differentiated without autograd by the engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from energynets.energies.slopes import ConvexSlope, DeepSlope, ShallowSlope, Slope, Weights
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, counts
 
 
-def speaks_for(head: nn.Module, name: str, *of: str) -> bool:
-    """Whether a head's `name` is of the h that it computes: a subclass with another `forward` or so makes it void.
+def speaks_for(module: nn.Module, name: str, *of: str) -> bool:
+    """Whether a `name` is of what the module computes, a head's h, say: a subclass with another `forward` voids it.
 
     Args:
-        head: a module.
+        module: a head or an energy.
         name: of a method, e.g. `gradient`.
         of: names of those that it goes with, e.g. `forward`.
     """
-    order = type(head).__mro__
+    order = type(module).__mro__
     if name in vars(order[0]):
         return True  # nothing comes before it: what is usual, and asked in every step of training
 
     def brought_by(method: str) -> int:
         return next((place for place, base in enumerate(order) if method in vars(base)), len(order))
 
-    return hasattr(head, name) and all(brought_by(name) <= brought_by(method) for method in of)
+    own = brought_by(name)  # not `hasattr`, which computes a property
+    return own < len(order) and all(own <= brought_by(method) for method in of)
 
 
 class SoftplusHead(nn.Module):
@@ -49,7 +50,8 @@ class SoftplusHead(nn.Module):
 
     def __init__(self, num_measurements: int, hidden: Sequence[int] = ()) -> None:
         super().__init__()
-        widths = [num_measurements, *hidden]
+        widths = [num_measurements, *checked_widths(hidden)]
+        self.num_measurements = num_measurements
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         # h starts small, so that the energy network starts as its own unary classifier, but not at 0,
         # where A would have no gradient.
@@ -103,11 +105,13 @@ class ConvexHead(nn.Module):
 
     def __init__(self, hidden: Sequence[int], nonnegativity: str = "projection") -> None:
         super().__init__()
+        hidden = checked_widths(hidden)
         if len(hidden) < 2:
             raise ConfigError(f"hidden: expected two or more convex layers, got {tuple(hidden)}")
         if nonnegativity not in ("projection", "reparametrization"):
             raise ConfigError(f"nonnegativity: expected 'projection' or 'reparametrization', got {nonnegativity!r}")
-        self.widths = tuple(hidden)
+        self.widths = hidden
+        self.num_measurements = sum(hidden)
         self.nonnegativity = nonnegativity
         # |N(0, 1)| / fan-in: a non-negative layer adds up means, so the usual 1 / sqrt(fan-in) would grow with width.
         hidden_weights = [torch.randn(b, a).abs() / a for a, b in itertools.pairwise(hidden)]
@@ -159,6 +163,19 @@ class ConvexHead(nn.Module):
     def closed_form(weights: Weights) -> Slope:
         """Its slope with a hand-derived backward."""
         return ConvexSlope(weights)
+
+
+def checked_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    """The widths of layers, or a `ConfigError` where they are none."""
+    widths = tuple(hidden) if isinstance(hidden, Iterable) else (None,)
+    if not all(counts(width) for width in widths):
+        raise ConfigError(f"hidden: expected widths of layers, whole numbers of 1 or more, as (16, 16), got {hidden!r}")
+    return widths
+
+
+def head_width(head: nn.Module) -> int | None:
+    """K of a head that is built in; None of any other."""
+    return head.num_measurements if type(head) in (SoftplusHead, ConvexHead) else None  # type: ignore[return-value]
 
 
 def _has_negative(weight: Tensor) -> bool:

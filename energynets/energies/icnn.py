@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from energynets.energies.domain import Domain
-from energynets.energies.heads import ConvexHead
+from energynets.energies.heads import ConvexHead, checked_widths, speaks_for
 from energynets.energies.measured import MeasuredEnergy
 
 
@@ -58,6 +58,7 @@ class ICNN(MeasuredEnergy):
         bias: bool = True,
         domain: Domain | None = None,
     ) -> None:
+        hidden = checked_widths(hidden)
         super().__init__(
             num_features,
             num_labels,
@@ -65,7 +66,7 @@ class ICNN(MeasuredEnergy):
             ConvexHead(hidden, nonnegativity),
             condition_measurements=condition_measurements,
             counting_measurements=counting_measurements,
-            gate_widths=tuple(hidden) if gate else (),
+            gate_widths=hidden if gate else (),
             tau=tau,
             learn_tau=learn_tau,
             dropout=dropout,
@@ -75,5 +76,9 @@ class ICNN(MeasuredEnergy):
 
     @property
     def convex(self) -> bool:  # type: ignore[override]
-        """Whether the weights that convexity asks to be non-negative are: `projection` leaves that to `project`."""
-        return self.head.non_negative  # type: ignore[return-value]
+        """Whether the weights that convexity asks to be non-negative are: `projection` leaves that to `project`.
+
+        Never of a subclass, or a head, that computes something else: it says so itself with a `convex` of its own.
+        """
+        own = speaks_for(self, "convex", "forward", "potential", "measurements", "head_values")
+        return own and speaks_for(self.head, "non_negative", "forward") and self.head.non_negative  # type: ignore[return-value]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from energynets.energies.domain import Domain
-from energynets.energies.energy import Energy
-from energynets.energies.heads import speaks_for
+from energynets.energies.energy import Energy, one_each
+from energynets.energies.heads import head_width, speaks_for
 from energynets.errors import ConfigError, ShapeError
 from energynets.linear import Linear
 from energynets.parallel import draws
@@ -59,6 +59,10 @@ class MeasuredEnergy(Energy):
         bias: whether phi has u0.
         domain: where y lives, `Box()` by default.
 
+    Raises:
+        ConfigError: a value out of its range.
+        ShapeError: a built-in head or gates of another K.
+
     Source: the partially convex gate is Amos, Xu & Kolter (2017), equation 3.
     """
 
@@ -84,6 +88,16 @@ class MeasuredEnergy(Energy):
             )
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout: expected a share in [0, 1), got {dropout}")
+        width = head_width(head)
+        if width is not None and width != num_measurements:
+            raise ShapeError(
+                f"head: expected one of num_measurements={num_measurements}, got a {type(head).__name__} of {width}"
+            )
+        if gate_widths and sum(gate_widths) != num_measurements:
+            raise ShapeError(
+                f"gate_widths: expected widths that add up to num_measurements={num_measurements}, "
+                f"got {tuple(gate_widths)}, {sum(gate_widths)} in all"
+            )
         super().__init__(num_labels, tau=tau, learn_tau=learn_tau, domain=domain)
         self.num_features = num_features
         self.num_measurements = num_measurements
@@ -171,8 +185,18 @@ class MeasuredEnergy(Energy):
         return twin
 
     def initial_logits(self, context: MeasuredContext) -> Tensor:
-        """phi: inference starts at the classifier's answer."""
-        return context.unary
+        """phi: inference starts at the classifier's answer.
+
+        Raises:
+            ShapeError: what is no context, the features, say.
+        """
+        try:
+            return context.unary
+        except AttributeError:
+            raise ShapeError(
+                f"context: expected what energy.condition(features) makes, got a {type(context).__name__}: "
+                "pass energy.condition(features)"
+            ) from None
 
     def measurements(self, y: Tensor, context: MeasuredContext) -> Tensor:
         """m = y A^T + offset, masked: (B, L) -> (B, K)."""
@@ -199,13 +223,19 @@ class MeasuredEnergy(Energy):
 
     def slope(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
         """s = dh/dm: (B, K) -> (B, K)."""
+        if not speaks_for(self, "slope", "head_values"):
+            return torch.func.grad(lambda m: self.head_values(m, context).sum())(measurements)
         if speaks_for(self.head, "gradient", "forward"):
             return self.head.gradient(measurements, *self._given(context))  # type: ignore[operator]
         return torch.func.grad(lambda m: self.head(m, *self._given(context)).sum())(measurements)
 
     def head_values(self, measurements: Tensor, context: MeasuredContext) -> Tensor:
-        """h(m): (B, K) -> (B,)."""
-        return self.head(measurements, *self._given(context))
+        """h(m): (B, K) -> (B,).
+
+        Raises:
+            ShapeError: a head that is not one number a document.
+        """
+        return one_each("head", self.head(measurements, *self._given(context)), measurements)
 
     def _given(self, context: MeasuredContext) -> tuple[Any, ...]:
         return (context.head,) if self._head_sees_x else ()
@@ -215,7 +245,9 @@ class MeasuredEnergy(Energy):
         return self.head_values(self.measurements(y, context), context) - (context.unary * y).sum(-1)
 
     def gradient(self, y: Tensor, context: MeasuredContext) -> Tensor:
-        """-phi + s A: (B, L) -> (B, L), closed form."""
+        """-phi + s A: (B, L) -> (B, L), closed form; by autograd where a subclass has another potential."""
+        if not (speaks_for(self, "gradient", "potential") and speaks_for(self, "adjoint", "measurements")):
+            return super().gradient(y, context)
         return self.adjoint(self.slope(self.measurements(y, context), context), context)
 
     def project(self) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from energynets.eager import under_vmap
 from energynets.energies import Energy
+from energynets.errors import InferenceError
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution
 
@@ -31,9 +33,13 @@ class ActiveSet:
         context: of the whole batch.
         observed: checked known labels of the whole batch.
         logits: z_0 (B, L).
+
+    Raises:
+        InferenceError: under `torch.func.vmap`.
     """
 
     def __init__(self, energy: Energy, context: Any, observed: Observed | None, logits: Tensor) -> None:
+        _check_no_vmap(logits)
         self.energy, self.context, self.observed = energy, context, observed
         self._rows = torch.arange(len(logits), device=logits.device)
         self._found = torch.empty_like(logits)
@@ -57,6 +63,7 @@ class ActiveSet:
         Returns:
             Positions of the others among the active, or None where none is done.
         """
+        _check_no_vmap(done)
         if not done.any():
             return None
         finished = self._rows[done]
@@ -79,6 +86,14 @@ class ActiveSet:
         self._found[self._rows] = self.visible(logits)
         self._steps[self._rows] = step
         return Solution(self._found, self._steps)
+
+
+def _check_no_vmap(tensor: Tensor) -> None:
+    if under_vmap(tensor):
+        raise InferenceError(
+            "documents that stop by themselves: not under torch.func.vmap, which takes the same steps for all; "
+            "use MirrorDescent with Unroll()"
+        )
 
 
 @torch.no_grad()

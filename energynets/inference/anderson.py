@@ -11,12 +11,14 @@ from torch import Tensor
 
 from energynets.energies import Energy, MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
-from energynets.errors import ConfigError, InferenceError
+from energynets.errors import ConfigError, InferenceError, counts
 from energynets.inference.adaptive import ActiveSet
 from energynets.inference.descent import constant_steps
 from energynets.inference.engine import unmeasured
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll
+from energynets.inference.engine.autocast import full_precision
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode
 from energynets.inference.implicit import fixed_point
+from energynets.inference.krylov import solved
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
 
@@ -75,8 +77,10 @@ class Anderson(Solver):
         initial: str = "unary",
     ) -> None:
         super().__init__(initial=initial)
-        if steps < 0 or window < 0:
-            raise ConfigError(f"solver: expected steps and window of 0 or more, got {steps} and {window}")
+        if not counts(steps, least=0) or not counts(window, least=0):
+            raise ConfigError(
+                f"solver: expected steps and window to be whole numbers, 0 or more, got {steps!r} and {window!r}"
+            )
         if not 0 < mixing <= 1:
             raise ConfigError(f"solver.mixing: expected a value in (0, 1], got {mixing}")
         if not regularization > 0 or not tolerance >= 0:
@@ -99,7 +103,7 @@ class Anderson(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> Solution:
-        gradient = Unroll() if gradient is None else gradient
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, NoGradient):
             return self._adaptive(_measured(energy), context, initial, observed)
         if isinstance(gradient, Implicit):
@@ -247,12 +251,14 @@ class _Mixture:
         self._moves = [move[rows] for move in self._moves]
 
 
+@full_precision
 def _least_squares(units: Tensor, residual: Tensor, ridge: float) -> Tensor:
     """argmin |r - units^T gamma|^2 + ridge |gamma|^2: (B, m, K), (B, K) -> (B, m, 1)."""
-    ridge = max(ridge, torch.finfo(units.dtype).eps)
+    ridge, dtype = max(ridge, torch.finfo(units.dtype).eps), units.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        units, residual = units.float(), residual.float()
     gram = units @ units.mT + ridge * torch.eye(units.shape[1], dtype=units.dtype, device=units.device)
-    # Unlike `solve` it does not raise for the whole batch where one document is not finite.
-    return torch.linalg.solve_ex(gram, (units * residual.unsqueeze(1)).sum(-1, keepdim=True)).result
+    return solved(gram, (units * residual.unsqueeze(1)).sum(-1, keepdim=True)).to(dtype)
 
 
 def _measured(energy: Energy) -> MeasuredEnergy:

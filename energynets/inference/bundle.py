@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Energy
+from energynets.energies.energy import one_each
 from energynets.inference.certificate import certificate_of_slope
+from energynets.inference.krylov import solved
 from energynets.inference.observed import Observed
 
 ROUNDING = 8
@@ -74,7 +76,8 @@ class Bundle:
 
     def evaluate(self) -> Tensor:
         """Take the tangent at y in; what E(y) - min E is at most, (B,)."""
-        y, potential = self.labels, self.energy.potential(self.labels, self.context)
+        y = self.labels
+        potential = one_each("potential", self.energy.potential(y, self.context), y)
         gradient = self.energy.gradient(y, self.context)
         slope = gradient + self.tau * self.logits
         slope = slope if self.observed is None else self.observed.free(slope)
@@ -183,8 +186,7 @@ class Bundle:
             matrix = matrix + torch.diag_embed(torch.where(free, ridge, 1.0))
             column = free.to(y.dtype).unsqueeze(-1)
             right = torch.cat((torch.where(free, values, 0).unsqueeze(-1), column), -1)
-            solved = torch.linalg.solve_ex(matrix, right)[0]  # a document that is not finite is no reason to stop
-            newton, ones = solved.masked_fill(~free.unsqueeze(-1), 0).unbind(-1)
+            newton, ones = solved(matrix, right).masked_fill(~free.unsqueeze(-1), 0).unbind(-1)
             direction = newton - ones * (newton.sum(-1, keepdim=True) / ones.sum(-1, keepdim=True))
             stuck = free & (weights == 0) & (direction < 0)
             if not stuck.any():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Box, Energy
-from energynets.errors import ConfigError, InferenceError
+from energynets.errors import ConfigError, InferenceError, counts
 from energynets.inference.adaptive import ActiveSet
 from energynets.inference.bundle import Bundle
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode
 from energynets.inference.implicit import fixed_point
 from energynets.inference.observed import Observed, observe
 from energynets.inference.solver import Solution, Solver
@@ -62,9 +62,9 @@ class BundleEntropy(Solver):
 
     def __init__(self, steps: int = 30, *, tolerance: float = 1e-6, initial: str = "unary") -> None:
         super().__init__(initial=initial)
-        if steps < 0 or not tolerance > 0:
+        if not counts(steps, least=0) or not tolerance > 0:
             raise ConfigError(
-                f"solver: expected steps of 0 or more and a positive tolerance, got {steps} and {tolerance}"
+                f"solver: expected whole steps, 0 or more, and a positive tolerance, got {steps!r} and {tolerance}"
             )
         self.steps = steps
         self.tolerance = tolerance
@@ -78,6 +78,7 @@ class BundleEntropy(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> Solution:
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, Truncated):
             raise InferenceError(
                 "BundleEntropy has no last steps to differentiate: Truncated does not fit, use Unroll() or Implicit()"

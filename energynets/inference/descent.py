@@ -6,13 +6,14 @@ import contextlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from energynets.energies import Domain, Energy
-from energynets.errors import ConfigError, InferenceError, nearest
+from energynets.errors import ConfigError, InferenceError, counts, nearest
 from energynets.inference.adaptive import adaptive_descent
 from energynets.inference.engine import (
     Precision,
@@ -25,9 +26,9 @@ from energynets.inference.engine import (
     under_transforms,
 )
 from energynets.inference.engine.rules import LabelRule, LogitRule
-from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, Unroll, keeping_graph
+from energynets.inference.gradient import GradientMode, Implicit, NoGradient, Truncated, gradient_mode, keeping_graph
 from energynets.inference.implicit import fixed_point
-from energynets.inference.observed import Observed, observe
+from energynets.inference.observed import Observed, as_observed, observe
 from energynets.inference.solver import Solution, Solver, StepLoss, all_steps, sum_losses
 
 State = tuple[Tensor, Tensor | None]
@@ -78,10 +79,10 @@ class Descent(Solver):
         super().__init__(initial=initial)
         if precision not in get_args(Precision):
             raise ConfigError(f"unknown solver.precision {precision!r}{nearest(precision, get_args(Precision))}")
-        sizes = (
-            [float(step_size)] * steps if isinstance(step_size, int | float) else [float(size) for size in step_size]
-        )
-        if steps < 0 or len(sizes) != steps:
+        if not counts(steps, least=0):
+            raise ConfigError(f"solver.steps: expected a whole number, 0 or more, got {steps!r}")
+        sizes = _sizes(step_size, steps)
+        if len(sizes) != steps:
             raise ConfigError(f"solver: expected {steps} step sizes, one a step, got {len(sizes)}")
         if not all(0 < size < math.inf for size in sizes):
             raise ConfigError(f"solver.step_size: expected positive, finite values, got {step_size}")
@@ -122,7 +123,7 @@ class Descent(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> Solution:
-        gradient = Unroll() if gradient is None else gradient
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, Implicit):
             found = self.run(energy, context, initial, gradient=NoGradient(), observed=observed)
             return Solution(fixed_point(energy, context, found.logits, gradient, observed), found.steps)
@@ -140,7 +141,8 @@ class Descent(Solver):
         fast = self._fast(energy, context, initial, gradient, observed)
         if fast is not None:
             return fast[0]
-        *_, (iterate, _) = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
+        logits, observed = self._begin(energy, context, initial, observed)
+        *_, (iterate, _) = self._states(logits, energy, context, observed, constant_steps(gradient, self.steps))
         return self._observed_logits(iterate, energy, observed)
 
     def _fast(
@@ -162,8 +164,7 @@ class Descent(Solver):
                 not_compiled(f"the general path of {type(energy).__name__} by {type(self).__name__}")
             return None
         assert self.engine is not None
-        logits = self.start(energy, context, initial)
-        observed = observe(observed, energy, logits)
+        logits, observed = self._begin(energy, context, initial, observed)
         constant = 0 if isinstance(gradient, NoGradient) else constant_steps(gradient, self.steps)
         return self.engine(energy, context, logits, observed, step_loss, constant)
 
@@ -171,6 +172,7 @@ class Descent(Solver):
         """Why this call takes the general path, or None where the engine takes it."""
         if under_transforms():
             return "a torch.func transform is at work"
+        observed = as_observed(observed)
         if observed is not None and observed.values.requires_grad and torch.is_grad_enabled():
             return "known values want a gradient, which the engine's backward pass does not make"
         return general_reason(energy, self)
@@ -185,14 +187,15 @@ class Descent(Solver):
         gradient: GradientMode | None = None,
         observed: Observed | None = None,
     ) -> tuple[Tensor, Tensor]:
-        gradient = Unroll() if gradient is None else gradient
+        gradient = gradient_mode(gradient)
         if isinstance(gradient, Implicit):
             raise InferenceError("losses of every step: Implicit() knows the last step alone; use Unroll()")
         with keeping_graph(gradient):
             fast = self._fast(energy, context, initial, gradient, observed, step_loss)
             if fast is not None:
                 return fast  # type: ignore[return-value]
-            states = self._states(energy, context, initial, observed, constant_steps(gradient, self.steps))
+            start, observed = self._begin(energy, context, initial, observed)
+            states = self._states(start, energy, context, observed, constant_steps(gradient, self.steps))
             iterates = (self._observed_logits(iterate, energy, observed) for iterate, _ in states)
             logits, loss = sum_losses(iterates, step_loss)
             return logits.detach() if isinstance(gradient, NoGradient) else logits, loss
@@ -211,7 +214,8 @@ class Descent(Solver):
         Raises:
             ShapeError: z_0 or `observed` are not (B, L).
         """
-        for iterate, _ in self._states(energy, context, initial, observed):
+        logits, observed = self._begin(energy, context, initial, observed)
+        for iterate, _ in self._states(logits, energy, context, observed):
             yield self._observed_logits(iterate, energy, observed)
 
     def iterates(
@@ -229,12 +233,17 @@ class Descent(Solver):
         adaptive_descent(self, energy, context, initial, observed, seen)
         return seen
 
-    def _states(
-        self, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None, constant: int = 0
-    ) -> Iterator[State]:
-        """u_t and v_t for t = 0 .. T, the first `constant` steps without a graph."""
+    def _begin(
+        self, energy: Energy, context: Any, initial: Tensor | None, observed: Observed | None
+    ) -> tuple[Tensor, Observed | None]:
+        """z_0 and the known labels, both checked."""
         logits = self.start(energy, context, initial)
-        observed = observe(observed, energy, logits)
+        return logits, observe(observed, energy, logits)
+
+    def _states(
+        self, logits: Tensor, energy: Energy, context: Any, observed: Observed | None, constant: int = 0
+    ) -> Iterator[State]:
+        """u_t and v_t for t = 0 .. T from z_0, the first `constant` steps without a graph."""
         state: State = (self._from_logits(logits, energy), None)
         yield state
         for step, size in enumerate(self.step_sizes()):
@@ -281,6 +290,20 @@ class Descent(Solver):
 
     def _project(self, iterate: Tensor, energy: Energy) -> Tensor:
         return iterate
+
+
+def _sizes(given: Any, steps: int) -> list[float]:
+    """eta_0 .. eta_{T-1} from a number, of NumPy or a tensor too, or T of them."""
+    if isinstance(given, Tensor) and given.requires_grad:
+        raise ConfigError(
+            "solver.step_size: expected numbers, got a tensor that wants a gradient: learn_step_sizes=True"
+        )
+    try:
+        if isinstance(given, Real) or getattr(given, "ndim", None) == 0:
+            return [float(given)] * steps
+        return [float(size) for size in given]
+    except (TypeError, ValueError):
+        raise ConfigError(f"solver.step_size: expected a number, or one for each step, got {given!r}") from None
 
 
 class MirrorDescent(Descent):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, counts
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Truncated:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"truncated: expected one step or more, got {self.steps}")
+        if not counts(self.steps):
+            raise ConfigError(f"truncated: expected one step or more, a whole number, got {self.steps!r}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Implicit:
     max_iterations: int = 50
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0 or self.max_iterations < 1:
+        if not self.tolerance > 0 or not counts(self.max_iterations):
             raise ConfigError(
                 "implicit: expected a positive tolerance and one iteration or more, "
                 f"got {self.tolerance} and {self.max_iterations}"
@@ -71,6 +71,24 @@ class NoGradient:
 
 
 GradientMode = Unroll | Truncated | Implicit | NoGradient
+_MODES = (Unroll, Truncated, Implicit, NoGradient)
+
+
+def gradient_mode(given: object) -> GradientMode:
+    """The mode that is given, `Unroll()` where none is.
+
+    Raises:
+        ConfigError: something else, the class of a mode for one: it would count as `Unroll()`.
+    """
+    if given is None:
+        return Unroll()
+    if isinstance(given, _MODES):
+        return given
+    raise ConfigError(f"gradient: expected Unroll(), Truncated(k), Implicit() or NoGradient(), got {_said(given)}")
+
+
+def _said(given: object) -> str:
+    return f"the class {given.__name__}: call it, {given.__name__}()" if isinstance(given, type) else repr(given)
 
 
 def keeping_graph(gradient: GradientMode | None) -> AbstractContextManager[None]:

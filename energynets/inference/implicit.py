@@ -20,11 +20,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from energynets.eager import under_transforms, under_vmap
 from energynets.energies import Energy, MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
-from energynets.errors import NotConvergedWarning
+from energynets.errors import InferenceError, NotConvergedWarning
 from energynets.inference.engine import unmeasured
+from energynets.inference.engine.autocast import full_precision
 from energynets.inference.engine.measurements import GatedMeasurements, Measurements
 from energynets.inference.engine.once import once
 from energynets.inference.gradient import Implicit
@@ -42,13 +45,35 @@ def fixed_point(energy: Energy, context: Any, logits: Tensor, mode: Implicit, ob
         logits: z*, where inference ended.
         mode: the tolerance of both residuals, and how long the adjoint may iterate.
         observed: labels that are known: they have no gradient.
+
+    Raises:
+        InferenceError: under a `torch.func` transform.
     """
+    if under_transforms() and (torch.is_grad_enabled() or under_vmap(logits)):
+        raise InferenceError(
+            "the gradient of a fixed point (Implicit(), or BundleEntropy): not under a torch.func transform; "
+            "use MirrorDescent with Unroll()"
+        )
+    measured = isinstance(energy, MeasuredEnergy) and unmeasured(energy) is None
+    if measured and any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):  # of whose factors some are rounded
+        exact = functools.partial(_in_dtype, dtype=energy.measure.dtype)  # type: ignore[arg-type]
+        context, found = pytree.tree_map(exact, context), exact(logits)
+        return full_precision(_fixed_point)(energy, context, found, mode, observed, measured).to(logits.dtype)
+    return _fixed_point(energy, context, logits, mode, observed, measured)
+
+
+def _in_dtype(leaf: Any, dtype: torch.dtype) -> Any:
+    return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _fixed_point(
+    energy: Energy, context: Any, logits: Tensor, mode: Implicit, observed: Observed | None, measured: bool
+) -> Tensor:
     logits = logits.detach()
     observed = observe(observed, energy, logits)
     labels = energy.domain.labels(logits)
     if observed is not None:
         labels = observed.labels(labels)
-    measured = isinstance(energy, MeasuredEnergy) and unmeasured(energy) is None
     curved = _InMeasurements(energy, context, labels) if measured else _InLabels(energy, context, labels)  # type: ignore[arg-type]
     stationarity = curved.gradient + energy.tau * logits
     with torch.no_grad():

@@ -11,9 +11,9 @@ from torch import Tensor
 from energynets.energies import Energy, Euclidean
 from energynets.inference.certificate import NO_CERTIFICATE, certificate_of_slope
 from energynets.inference.descent import MirrorDescent
-from energynets.inference.gradient import GradientMode
+from energynets.inference.gradient import GradientMode, gradient_mode
 from energynets.inference.observed import OBSERVED_LOGIT, Observed, observe
-from energynets.inference.solver import Solver, residual
+from energynets.inference.solver import Solver, checked_solver, residual
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def infer(
         An `InferenceResult`.
 
     Raises:
+        ConfigError: a solver or a gradient mode that is none.
         ShapeError: z_0 or `observed` are not (B, L).
         InferenceError: the solver does not take this energy or this gradient mode.
 
@@ -103,7 +104,7 @@ def infer(
         >>> result.logits.shape
         torch.Size([3, 5])
     """
-    solver = MirrorDescent() if solver is None else solver
+    solver, gradient = MirrorDescent() if solver is None else checked_solver(solver), gradient_mode(gradient)
     if isinstance(initial, InferenceResult):
         initial = _freed(initial.logits.detach(), solver, energy, context)
     logits, steps, gap = solver.run(energy, context, initial, gradient=gradient, observed=observed)

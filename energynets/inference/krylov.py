@@ -82,3 +82,13 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
 
 def _norm(r: Tensor, mass_r: Tensor) -> Tensor:
     return _dot(r, mass_r).squeeze(-1).clamp(min=0).sqrt()
+
+
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """x of A x = b for small systems: (B, n, n), (B, n, m) -> (B, n, m); those of half precision in float32.
+
+    Unlike `torch.linalg.solve` it does not raise for the whole batch where one document is not finite.
+    """
+    if matrix.dtype not in (torch.bfloat16, torch.float16):
+        return torch.linalg.solve_ex(matrix, right).result
+    return torch.linalg.solve_ex(matrix.float(), right.float()).result.to(right.dtype)

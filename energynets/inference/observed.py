@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,22 @@ class Observed(NamedTuple):
         return without(gradient, self.mask, out=out)
 
 
+def as_observed(given: Any) -> Observed | None:
+    """The `Observed`, where there is one, its tensors as they are.
+
+    Raises:
+        ShapeError: something else, a mask alone, say.
+    """
+    if given is None:
+        return None
+    pair = isinstance(given, tuple | list) and len(given) == 2
+    if pair and all(isinstance(one, Tensor) for one in given):
+        return given if isinstance(given, Observed) else Observed(*given)
+    found = " and ".join(type(one).__name__ for one in given) if pair else f"a {type(given).__name__}"
+    raise ShapeError(f"observed: expected Observed(values, mask), two tensors (B, L), got {found}")
+
+
 def observe(observed: Observed | None, energy: Energy, like: Tensor) -> Observed | None:
     """The checked `Observed`, where there is one."""
-    return None if observed is None else Observed(*observed).check(energy, like)
+    observed = as_observed(observed)
+    return None if observed is None else observed.check(energy, like)

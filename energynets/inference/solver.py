@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from energynets.energies import Energy
+from energynets.energies import Energy, MeasuredEnergy
 from energynets.errors import ConfigError, InferenceError, ShapeError
-from energynets.inference.gradient import GradientMode, NoGradient, Unroll, keeping_graph
+from energynets.inference.gradient import GradientMode, NoGradient, Unroll, gradient_mode, keeping_graph
 from energynets.inference.observed import Observed
 
 StepLoss = Callable[[int, Tensor], Tensor]
@@ -71,7 +71,8 @@ class Solver(nn.Module, ABC):
             observed: labels that are known.
 
         Raises:
-            ShapeError: z_0 or `observed` are not (B, L).
+            ConfigError: a gradient mode that is none.
+            ShapeError: z_0 or `observed` are not (B, L), or the context is none of this energy's.
             InferenceError: the solver does not take this energy or this gradient mode.
         """
 
@@ -114,7 +115,8 @@ class Solver(nn.Module, ABC):
         Raises:
             InferenceError: a gradient mode that does not go through the steps.
         """
-        if not isinstance(gradient, Unroll | NoGradient | None):
+        gradient = gradient_mode(gradient)
+        if not isinstance(gradient, Unroll | NoGradient):
             raise InferenceError(
                 f"losses of every step: {type(self).__name__} takes Unroll() alone, got {type(gradient).__name__}"
             )
@@ -136,6 +138,10 @@ class Solver(nn.Module, ABC):
     def start(self, energy: Energy, context: Any, initial: Tensor | None = None) -> Tensor:
         """z_0 (B, L): the one given, checked, or the solver's own."""
         logits = initial if initial is not None else self._own_start(energy, context)
+        if not isinstance(logits, Tensor):
+            raise ShapeError(
+                f"initial logits: expected a tensor (B, {energy.num_labels}), got a {type(logits).__name__}"
+            )
         if logits.ndim != 2 or logits.shape[1] != energy.num_labels:
             raise ShapeError(f"initial logits: expected (B, {energy.num_labels}), got {tuple(logits.shape)}")
         # One row would be broadcast, and native code would read past the end of what has fewer.
@@ -144,6 +150,13 @@ class Solver(nn.Module, ABC):
             raise ShapeError(
                 f"initial logits: expected a row for each of the context's {len(own)} documents, got {len(logits)}"
             )
+        # Products of a measured energy take no two dtypes, but under an autocast; what is on meta knows none.
+        if own is not None and logits.dtype != own.dtype and isinstance(energy, MeasuredEnergy):
+            device = logits.device.type
+            if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+                raise ShapeError(
+                    f"initial logits: expected {own.dtype}, as phi is, got {logits.dtype}: initial.to({own.dtype})"
+                )
         return logits
 
     def _own_start(self, energy: Energy, context: Any) -> Tensor:
@@ -157,6 +170,15 @@ class Solver(nn.Module, ABC):
         floating = (tensor.dtype for tensor in (*tensors, *energy.parameters()) if tensor.is_floating_point())
         dtype = next(floating, torch.get_default_dtype())
         return tensors[0].new_zeros(len(tensors[0]), energy.num_labels, dtype=dtype)
+
+
+def checked_solver(given: object) -> Solver:
+    """The solver that is given, or a `ConfigError` that says what it should be."""
+    if isinstance(given, Solver):
+        return given
+    name = given.__name__ if isinstance(given, type) else None
+    said = repr(given) if name is None else f"the class {name}: call it, {name}()"
+    raise ConfigError(f"solver: expected a Solver, such as MirrorDescent(steps=10), got {said}")
 
 
 def residual(energy: Energy, logits: Tensor, slope: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from energynets.data.batches import Batch
 from energynets.energies import Box
+from energynets.energies.energy import one_each
 from energynets.errors import ConfigError
 from energynets.inference import Observed
 from energynets.models import Classifier, EnergyNetwork, observed_in
@@ -38,6 +39,7 @@ class EnergyObjective(ABC):
         Raises:
             ConfigError: a model whose labels come in chunks or from a shortlist, or are not in a `Box`; a batch with
                 unknown labels, which an energy's values do not leave out.
+            ShapeError: values that are not one a document.
         """
         if not isinstance(model, EnergyNetwork):
             return self._of_classifier(model, batch)
@@ -51,7 +53,8 @@ class EnergyObjective(ABC):
         observed = observed_in(batch)
         context, features = model.condition(batch.inputs, observed)
         targets = batch.labels.dense(features.dtype)
-        return self.of(model, features, context, targets, observed).sum() / max(len(features), 1)
+        values = one_each(name, self.of(model, features, context, targets, observed), targets)
+        return values.sum() / max(len(features), 1)
 
     @abstractmethod
     def of(

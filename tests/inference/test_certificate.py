@@ -54,6 +54,19 @@ def true_gaps(energy, context, answers, observed=None):
 DOMAINS = {"box": None, "simplex": Simplex(3), "euclidean": Euclidean()}
 
 
+def test_not_below_the_true_gap_where_the_curvature_underflows():
+    """In float32 sigmoid(-92) is 0, and y (1 - y) with it."""
+    energy = ICNN(2, 1, hidden=(1, 1), tau=0.1)
+    with torch.no_grad():
+        energy.head.output.zero_()
+    context = energy.condition(torch.zeros(1, 2))._replace(unary=torch.full((1, 1), 1.576))
+    answers = [torch.full((1, 1), z) for z in (92.0, 105.0, -92.0)]
+    gaps, rounding = true_gaps(energy, context, answers)
+    bounds = torch.stack([certificate(energy, logits, context) for logits in answers])
+    assert gaps[0] > 1e-8
+    assert (bounds.double() >= gaps - rounding).all()
+
+
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),

@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 
-from energynets.energies import ICNN, SPEN, Euclidean, MeasuredEnergy
-from energynets.inference import MirrorDescent, NoGradient, Observed, general_path, infer, path
+from energynets.energies import ICNN, SPEN, ConvexHead, Euclidean, MeasuredEnergy, SoftplusHead
+from energynets.energies.measured import MeasuredContext
+from energynets.errors import ShapeError
+from energynets.inference import GradientDescent, MirrorDescent, NoGradient, Observed, general_path, infer, path
 from energynets.inference.engine import fused, native
 
 F = 6
@@ -179,9 +181,98 @@ def test_without_a_compiler_torch_operations_take_its_place(environment, reason,
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_rows_that_do_not_fit_are_left_to_torch():
+@pytest.mark.parametrize(
+    ("stale", "message"),
+    [
+        (lambda context: {"offset": context.offset[:2]}, r"offset .* \(2, 4\)"),
+        (lambda context: {"offset": torch.zeros(6, 3)}, r"offset .* \(6, 3\)"),
+        (lambda context: {"offset": torch.zeros(4000)}, r"offset .* \(4000,\)"),
+        (lambda context: {"unary": context.unary[:, :3]}, r"\(6, 3\)"),
+        (lambda context: {"unary": torch.zeros(6, 9)}, r"phi \(B, 5\) .* \(6, 9\)"),
+        (lambda context: {"mask": torch.ones(6, 5)}, r"mask .* \(6, 5\)"),
+        (lambda context: {"mask": torch.ones(2, 4)}, r"mask .* \(2, 4\)"),
+        (lambda context: {"gates": (context.unary,)}, "expected 0 gates"),
+    ],
+)
+@pytest.mark.parametrize("solver", [MirrorDescent(2), GradientDescent(2)])
+def test_a_context_that_does_not_fit_is_refused(solver, stale, message):
     """C takes the number of documents from one tensor, and would read past the end of another."""
-    energy, solver = SPEN(F, 5, condition_measurements=True), MirrorDescent(2)
+    energy = SPEN(F, 5, num_measurements=4, condition_measurements=True)
     context = energy.condition(torch.randn(6, F))
-    with pytest.raises(RuntimeError, match="size"):
-        solver.solve(energy, context._replace(offset=context.offset[:2]))
+    with pytest.raises(ShapeError, match=message):
+        solver.solve(energy, context._replace(**stale(context)), torch.zeros(6, 5))
+
+
+def test_a_context_of_another_energy_is_refused():
+    small, large = (SPEN(F, 5, num_measurements=size) for size in (4, 4000))
+    with pytest.raises(ShapeError, match="this energy's `condition`"):
+        MirrorDescent(3).solve(large, small.condition(torch.randn(3, F)))
+
+
+@pytest.mark.parametrize("head", [ConvexHead((2, 2)), SoftplusHead(4), SoftplusHead(4, (6,))], ids=str)
+def test_a_head_of_another_width_is_refused(head):
+    with pytest.raises(ShapeError, match=r"expected one of num_measurements=3, got a .*Head of 4"):
+        MeasuredEnergy(F, 6, 3, head)
+    energy = MeasuredEnergy(F, 6, 4, head)
+    energy.measure, energy.offset = torch.nn.Parameter(torch.randn(3, 6)), torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(ShapeError, match="expected one of 3 measurements"):
+        MirrorDescent(3).solve(energy, energy.condition(torch.randn(3, F)))
+
+
+def test_gates_of_another_width_are_refused():
+    with pytest.raises(ShapeError, match="add up to num_measurements=4, got"):
+        MeasuredEnergy(F, 6, 4, ConvexHead((2, 2)), gate_widths=(2, 3))
+
+
+def test_a_mask_that_documents_share_is_not_read_past_its_end():
+    energy = SPEN(F, 5, num_measurements=4)
+    for mask in (torch.tensor([2.0, 0, 2, 0]), torch.tensor([[2.0, 0, 2, 0]])):
+        for context in (energy.condition(torch.randn(4, F)), energy.condition(torch.randn(1, F))):
+            found = MirrorDescent(3).solve(energy, context._replace(mask=mask))
+            expected = MirrorDescent(3).solve(energy, context._replace(mask=mask.expand(len(context.unary), 4)))
+            torch.testing.assert_close(found, expected)
+
+
+def transposed(tensor):
+    """The same numbers, apart in memory."""
+    return tensor.T.contiguous().T if tensor.ndim == 2 else torch.stack((tensor, tensor), -1)[..., 0]
+
+
+WHAT = ("values", "known", "initial", "unary", "offset", "mask", "rows", "weights")
+
+
+@pytest.mark.parametrize("energy", ["conditioned", "deep", "icnn"])
+@pytest.mark.parametrize("what", WHAT)
+def test_how_tensors_lie_in_memory_changes_nothing(what, energy):
+    energy, solver = ENERGIES[energy](33).double(), MirrorDescent(4, step_size=0.7)
+    width = energy.num_measurements
+    tensors = {
+        "values": torch.randint(2, (9, 33)).double(),
+        "known": torch.rand(9, 33) < 0.3,
+        "initial": torch.randn(9, 33).double(),
+        "unary": torch.randn(9, 33).double(),
+        "offset": torch.randn(9, width).double(),
+        "mask": torch.bernoulli(torch.full((9, width), 0.5)).double() * 2,
+    }
+
+    def solve(apart):
+        given = {name: transposed(x) if name == apart else x.clone() for name, x in tensors.items()}
+        given = {name: x.requires_grad_(name in ("initial", "unary", "offset")) for name, x in given.items()}
+        context = MeasuredContext(given["unary"], given["offset"], (), given["mask"])
+        known = Observed(given["values"], given["known"])
+        logits = solver.solve(energy, context, given["initial"], observed=known)
+        wanted = [energy.measure, *energy.head.parameters(), given["unary"], given["offset"], given["initial"]]
+        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward(inputs=wanted)
+        bars = [x.grad.clone() for x in wanted]
+        energy.zero_grad()
+        return logits.detach(), *bars
+
+    assert not any(transposed(tensor).is_contiguous() for tensor in tensors.values())
+    expected = solve(None)
+    if what == "rows":
+        energy.measure.data = transposed(energy.measure.data)
+    elif what == "weights":
+        for weight in energy.head.parameters():
+            weight.data = transposed(weight.data)
+    for found, wanted in zip(solve(what), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +9,11 @@ from torch.nn import functional
 
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import ICNN, SPEN, Box, Euclidean, Simplex
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, ShapeError
 from energynets.inference import MirrorDescent
 from energynets.models import Classifier, EnergyNetwork
 from energynets.objectives import LOSSES, EndToEnd, probabilities
+from energynets.objectives.objective import EnergyObjective
 
 F, L = 4, 3
 
@@ -168,3 +171,14 @@ def test_unknown_names_are_errors():
         EndToEnd("bec")
     with pytest.raises(ConfigError, match="'all'"):
         EndToEnd(steps="some")
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (), (3, 3)])
+def test_values_that_are_not_one_a_document_are_refused(shape):
+    class Own(EnergyObjective):
+        def of(self, model, features, context, targets, observed):
+            return features.sum() * torch.ones(shape)
+
+    model = EnergyNetwork(Identity(), SPEN(F, L))
+    with pytest.raises(ShapeError, match=r"Own: expected \(3,\), one number a document, got " + re.escape(str(shape))):
+        Own()(model, make_batch())

@@ -103,8 +103,9 @@ def takes(
         plan.step_loss is None
         and context.head is None
         and batch > 0
-        and all(tensor.shape[0] == batch for tensor in _of_documents(plan, context, bases))
+        and all(tensor.ndim == 2 and tensor.shape[0] == batch for tensor in _of_documents(plan, context, bases))
         and all(tensor.dtype == dtype and tensor.is_cpu for tensor in inputs)
+        and (plan.mask is None or (plan.mask.dtype == dtype and plan.mask.is_cpu))
         and not torch.is_autocast_enabled("cpu")
         and refusal(energy) is None
     )
@@ -146,7 +147,7 @@ class Fused:
         plan = self.plan
         extra: list[Tensor | None] = [None if plan.mask is None else plan.mask.contiguous(), None, None]
         if plan.observed is not None:
-            extra[1:] = [plan.observed.values.contiguous(), plan.observed.mask.to(rows.dtype)]
+            extra[1:] = [plan.observed.values.contiguous(), plan.observed.mask.to(rows.dtype).contiguous()]
         lists = [_pointers(matrices), _pointers(biases)]
         problem = _Problem(
             *(bases[0].shape[0], rows.shape[1], rows.shape[0], plan.steps, len(self.widths), self.passthrough),

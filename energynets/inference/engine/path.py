@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 # What the engine computes in closed form itself: an energy that brings its own version of one of these is not measured
 # as the engine thinks it is.
-_CLOSED_FORM = ("condition", "potential", "gradient", "measurements", "adjoint", "slope", "forward", "initial_logits")
+_CLOSED_FORM = (
+    *("condition", "potential", "gradient", "measurements", "adjoint", "slope", "head_values"),
+    *("forward", "initial_logits"),
+)
 # The same of a solver's step.
 _STEP = (
     "_step",

@@ -12,6 +12,7 @@ from torch import Tensor
 from energynets.energies import MeasuredEnergy
 from energynets.energies.measured import MeasuredContext
 from energynets.inference.engine.compiled import compiling, directions, not_compiled
+from energynets.inference.engine.fit import check_fit
 from energynets.inference.engine.fused import Fused, FusedFunction, takes
 from energynets.inference.engine.heads import slope_of
 from energynets.inference.engine.iterates import Iterated, IterateFunction, IteratePlan, iterate
@@ -44,7 +45,11 @@ def mirror_descent(
         observed: checked known labels.
         step_loss: of t and z_t, t = 1 .. T; differentiated in z_t alone.
         constant: the first steps, fewer than T, that keep no graph.
+
+    Raises:
+        ShapeError: the context, the head or z_0 do not fit the energy.
     """
+    check_fit(energy, context, initial)
     weights, make_slope = slope_of(energy.head, context.head)
     velocity = loss = None
     if constant:
@@ -151,6 +156,7 @@ def iterate_descent(
     """
     if compiling() and torch.is_grad_enabled():
         not_compiled(f"{type(solver).__name__}, whose engine is not traced")
+    check_fit(energy, context, initial)
     weights, make_slope = slope_of(energy.head, context.head)
     rule, sizes, tau = solver.rule(energy.domain, observed), solver.step_sizes(), energy.tau
 
