@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -36,6 +36,43 @@ def csr_of(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: 
     return csr_array(parts, shape=shape)
 
 
+def row_numbers(rows: Any, count: int) -> np.ndarray:
+    """What selects some of `count` documents, as their numbers (B,) int64: numbers, a mask, a slice or a range.
+
+    Raises:
+        DataError: it is none of these, or a mask of another number of documents.
+    """
+    if isinstance(rows, slice):
+        return np.arange(count)[rows]
+    if isinstance(rows, range):
+        return np.arange(rows.start, rows.stop, rows.step)
+    try:
+        found = np.asarray(rows)
+    except (TypeError, ValueError):
+        found = np.empty((), object)
+    if found.ndim == 1 and found.dtype == bool:
+        if len(found) != count:
+            raise DataError(f"rows: expected a mask of {count} documents, got one of {len(found)}")
+        return np.flatnonzero(found)
+    if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
+        came = f"{found.dtype} of shape {found.shape}" if found.dtype != object else f"a {type(rows).__name__}"
+        raise DataError(f"rows: expected row numbers, a bool mask or a slice, got {came}: a list of numbers will do")
+    return found.astype(np.int64, copy=False)
+
+
+def _rows_among(rows: Any, count: int) -> np.ndarray:
+    """`row_numbers`, each of them in [0, count).
+
+    Raises:
+        DataError: one is not.
+    """
+    found = row_numbers(rows, count)
+    if len(found) and not (found.min() >= 0 and found.max() < count):
+        wrong = found[(found < 0) | (found >= count)][0]
+        raise DataError(f"rows: expected numbers from 0 to {count - 1}, got {wrong}: count from the first document on")
+    return found
+
+
 @dataclass(frozen=True)
 class TokenSequences:
     """Token ids of N documents, each of its own length, stored end to end.
@@ -60,8 +97,8 @@ class TokenSequences:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, rows: np.ndarray) -> TokenSequences:
-        rows = np.asarray(rows, dtype=np.int64)
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> TokenSequences:
+        rows = row_numbers(rows, len(self))
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         if self.starts is not None:
@@ -112,10 +149,11 @@ class TextDocuments:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, rows: np.ndarray) -> TextDocuments:
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> TextDocuments:
+        rows = row_numbers(rows, len(self))
         if isinstance(self.texts, Texts):
-            return TextDocuments(self.texts.select(np.asarray(rows, dtype=np.int64)))
-        return TextDocuments(tuple(self.texts[i] for i in np.asarray(rows, dtype=np.int64)))
+            return TextDocuments(self.texts.select(rows))
+        return TextDocuments(tuple(self.texts[i] for i in rows))
 
 
 Inputs: TypeAlias = csr_array | TokenSequences | TextDocuments
@@ -180,8 +218,13 @@ class Documents:
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
-    def __getitem__(self, rows: np.ndarray) -> Documents:
-        rows = np.asarray(rows, dtype=np.int64)
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> Documents:
+        """Some documents, by their numbers in any order, a mask of all, or a slice.
+
+        Raises:
+            DataError: rows that are not there, or a mask of another length.
+        """
+        rows = _rows_among(rows, len(self))
         unknown = None if self.unknown is None else self.unknown[rows]
         return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], notes={}, unknown=unknown)
 
@@ -265,6 +308,23 @@ def _hash(documents: Documents, splits: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def _disjoint(splits: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
+    """The splits as row numbers, once it is known that they are those of `count` documents and share none."""
+    found: dict[str, np.ndarray] = {}
+    taken = np.zeros(count, bool)
+    for name, given in splits.items():
+        if name not in SPLITS:
+            raise DataError(f"splits: expected names of {', '.join(SPLITS)}, got {name!r}")
+        try:
+            rows = found[name] = _rows_among(given, count)
+        except DataError as error:
+            raise DataError(f"split {name!r}: {error}") from None
+        if shared := int(taken[rows].sum()):
+            raise DataError(f"split {name!r}: expected documents of no other split, got {shared} that are in one")
+        taken[rows] = True
+    return found
+
+
 @dataclass(frozen=True)
 class MultiLabelDataset:
     """Documents with sparse labels and their train, validation and test rows.
@@ -272,9 +332,12 @@ class MultiLabelDataset:
     Args:
         name: what results call it.
         documents: all N documents.
-        splits: split name (of `SPLITS`) -> sorted row numbers; disjoint.
+        splits: split name (of `SPLITS`) -> sorted row numbers, or a mask of all documents; disjoint.
         split_rule: how the splits came about, in words, recorded in every result.
         fingerprint: identity of the data as read; computed when not given.
+
+    Raises:
+        DataError: a split of another name, with rows that are not there, or with some of another split.
     """
 
     name: str
@@ -284,6 +347,7 @@ class MultiLabelDataset:
     fingerprint: Fingerprint = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", _disjoint(self.splits, len(self.documents)))
         if self.fingerprint is None:
             fingerprint = Fingerprint(
                 name=self.name,

@@ -145,3 +145,60 @@ def test_splits() -> None:
     assert rows_of(toy.split("train").inputs) == ["a b", "c"]
     with pytest.raises(DataError, match="'toy' has no split 'validation'; it has train, test"):
         toy.split("validation")
+
+
+SELECTIONS = {
+    "mask": np.array([True, False, True]),
+    "list of bools": [True, False, True],
+    "list": [0, 2],
+    "range": range(0, 3, 2),
+    "slice": slice(0, 3, 2),
+    "unsigned": np.array([0, 2], np.uint8),
+}
+
+
+@pytest.mark.parametrize("how", SELECTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_by_mask_list_range_and_slice(kind: str, how: str) -> None:
+    whole, rows = documents(KINDS[kind], LABELS), SELECTIONS[how]
+    for found in (whole[rows], MultiLabelDataset("toy", whole, {"train": rows}, "by hand").split("train")):
+        assert rows_of(found.inputs) == [rows_of(whole.inputs)[0], rows_of(whole.inputs)[2]]
+        assert found.labels.toarray().tolist() == [LABELS[0], LABELS[2]]
+    if kind != "table":
+        assert rows_of(whole.inputs[rows]) == rows_of(whole[rows].inputs)
+    assert len(whole[[]]) == 0
+
+
+def test_a_split_by_mask_has_the_fingerprint_of_its_rows() -> None:
+    whole, train = documents(KINDS["text"], LABELS), np.array([True, False, True])
+    by_mask = MultiLabelDataset("toy", whole, {"train": train, "test": ~train}, "by hand")
+    assert by_mask.fingerprint == dataset(whole).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([True, False]), "expected a mask of 3 documents, got one of 2"),
+        ([0, -1], "expected numbers from 0 to 2, got -1"),
+        ([0, 3], "expected numbers from 0 to 2, got 3"),
+        ([0.0, 1.0], r"expected row numbers, a bool mask or a slice, got float64 of shape \(2,\)"),
+        (np.array(1), "got int64 of shape"),
+        (["a"], "expected row numbers"),
+        ([[0], [1, 2]], "got a list"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_are_none(kind: str, rows: object, message: str) -> None:
+    whole = documents(KINDS[kind], LABELS)
+    with pytest.raises(DataError, match=message):
+        whole[rows]
+    with pytest.raises(DataError, match=f"split 'test': rows: .*{message}"):
+        MultiLabelDataset("toy", whole, {"test": rows}, "by hand")
+
+
+def test_splits_that_share_documents_or_have_other_names() -> None:
+    whole = documents(KINDS["text"], LABELS)
+    with pytest.raises(DataError, match="split 'test': expected documents of no other split, got 1 that are in one"):
+        dataset(whole, train=[0, 2], test=[1, 2])
+    with pytest.raises(DataError, match="expected names of train, validation, test, got 'dev'"):
+        dataset(whole, train=[0], dev=[1])
