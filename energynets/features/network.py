@@ -48,13 +48,14 @@ def expect_table(network: nn.Module, inputs: object, num_columns: int) -> Sparse
 
     Raises:
         ConfigError: another kind of input.
-        ShapeError: another number of columns.
+        ShapeError: another number of columns, or entries that belong to no row.
     """
     if not isinstance(inputs, SparseBatch):
         remedy = "set data.inputs: counts or tfidf, or use kim_cnn or xml_cnn"
         raise ConfigError(f"{type(network).__name__} takes a table, got {_kind_of(inputs)}: {remedy}")
     if inputs.num_columns != num_columns:
         raise ShapeError(f"{type(network).__name__} was built for {num_columns} columns, got {inputs.num_columns}")
+    inputs.check()
     return inputs
 
 

@@ -12,7 +12,7 @@ from energynets.energies import Domain, Energy
 from energynets.errors import ConfigError
 from energynets.inference import NoGradient, Observed, StepLoss
 from energynets.models import Classifier, EnergyNetwork, observed_in
-from energynets.objectives.losses import loss_by_name
+from energynets.objectives.losses import expect_labels, loss_by_name
 from energynets.objectives.missing import leave_out, propensity_bce
 
 
@@ -86,6 +86,7 @@ class EndToEnd:
 
         Raises:
             ConfigError: a loss or steps that the model's domain, or labels in chunks, have not.
+            ShapeError: labels of other documents than the inputs, or of another number of labels than the model's.
         """
         left_out, observed = batch.left_out, observed_in(batch)
         if getattr(model, "streams", False):
@@ -107,6 +108,7 @@ class EndToEnd:
 
     def _of(self, logits: Tensor, targets: Tensor, left_out: Tensor | None, domain: Domain) -> Tensor:
         """The loss of the labels that are not left out."""
+        expect_labels(targets, logits.shape)
         logits, targets = leave_out(logits, targets, left_out, domain)
         if self.propensity is None:
             return self._loss(logits, targets, domain)

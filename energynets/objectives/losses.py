@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Box, Domain, Simplex
-from energynets.errors import ConfigError, nearest
+from energynets.errors import ConfigError, ShapeError, nearest
 from energynets.objectives.cross_entropy import cross_entropy
 from energynets.objectives.expected_f1 import expected_f1
 
@@ -55,6 +55,15 @@ def sample_f1(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tenso
     """
     _expect(domain, Box, "sample_f1", "softmax for categorical variables, mse for numbers")
     return (1 - expected_f1(logits, targets)).sum() / max(len(logits), 1)
+
+
+def expect_labels(targets: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise a `ShapeError` where targets are not of the shape of the logits (B, L): they would be broadcast."""
+    if tuple(targets.shape) != tuple(shape):
+        raise ShapeError(
+            f"labels: expected {tuple(shape)}, documents by labels as the model has them, got {tuple(targets.shape)}: "
+            "give the labels of these documents"
+        )
 
 
 def _expect(domain: Domain, kinds: type | UnionType, loss: str, instead: str) -> None:

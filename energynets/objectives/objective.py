@@ -13,6 +13,7 @@ from energynets.errors import ConfigError
 from energynets.inference import Observed
 from energynets.models import Classifier, EnergyNetwork, observed_in
 from energynets.objectives.end_to_end import EndToEnd
+from energynets.objectives.losses import expect_labels
 
 
 class EnergyObjective(ABC):
@@ -38,6 +39,7 @@ class EnergyObjective(ABC):
         Raises:
             ConfigError: a model whose labels come in chunks or from a shortlist, or are not in a `Box`; a batch with
                 unknown labels, which an energy's values do not leave out.
+            ShapeError: labels of other documents than the inputs, or of another number of labels than the model's.
         """
         if not isinstance(model, EnergyNetwork):
             return self._of_classifier(model, batch)
@@ -51,6 +53,7 @@ class EnergyObjective(ABC):
         observed = observed_in(batch)
         context, features = model.condition(batch.inputs, observed)
         targets = batch.labels.dense(features.dtype)
+        expect_labels(targets, (len(features), model.num_labels))
         return self.of(model, features, context, targets, observed).sum() / max(len(features), 1)
 
     @abstractmethod

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +9,10 @@ from torch.nn import functional
 
 from energynets.data.batches import Batch, CachedFeatures, SparseBatch
 from energynets.energies import ICNN, SPEN, Box, Euclidean, Simplex
-from energynets.errors import ConfigError
+from energynets.errors import ConfigError, ShapeError
 from energynets.inference import MirrorDescent
 from energynets.models import Classifier, EnergyNetwork
-from energynets.objectives import LOSSES, EndToEnd, probabilities
+from energynets.objectives import LOSSES, Contrastive, EndToEnd, StructuredHinge, ValueNetwork, probabilities
 
 F, L = 4, 3
 
@@ -168,3 +170,28 @@ def test_unknown_names_are_errors():
         EndToEnd("bec")
     with pytest.raises(ConfigError, match="'all'"):
         EndToEnd(steps="some")
+
+
+OBJECTIVES = [
+    *(EndToEnd(loss, steps=steps) for loss in LOSSES for steps in ("last", "all")),
+    EndToEnd(convergence_penalty=1.0),
+    EndToEnd(propensity=0.5),
+    StructuredHinge(),
+    ValueNetwork(),
+    Contrastive(),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OBJECTIVES)))
+@pytest.mark.parametrize("rows_by_labels", [(1, L), (3, 1), (2, L)])
+def test_labels_of_other_documents_or_another_set_are_not_broadcast(number, rows_by_labels):
+    batch = replace(make_batch(), labels=SparseBatch.of(torch.ones(rows_by_labels)))
+    for model in (models()["classifier"], models()["spen"]):
+        with pytest.raises(ShapeError, match=rf"expected \(3, 3\), documents by labels.*got \({rows_by_labels[0]}, "):
+            OBJECTIVES[number](model, batch)
+
+
+def test_a_classifier_with_an_output_of_another_number_of_labels():
+    with pytest.raises(ConfigError, match="expected an output of num_labels, 3, got one of 7"):
+        Classifier(Identity(), 3, output=nn.Linear(F, 7))
+    assert Classifier(Identity(), 3, output=nn.Sequential(nn.Linear(F, 3)))(make_batch().inputs).shape == (3, 3)
