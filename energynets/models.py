@@ -182,9 +182,19 @@ class Classifier(_Model):
         Args:
             inputs: B documents.
             observed: labels that are known; only features that are `Observing` tell the others of them.
+
+        Raises:
+            ShapeError: known labels of another shape than (B, L), or values that are none of the domain's.
         """
+        if observed is not None:
+            observed = Observed(*observed)
+            like = observed.values.new_empty(()).expand(len(inputs), self.num_labels)
+            observed = observed.check(self, like)  # type: ignore[arg-type]  # it reads the domain alone
         logits = self.with_neighbours(self.unary(self.compute_features(inputs, observed)), inputs)
-        return logits if observed is None else observed.logits(logits, self.domain)
+        if observed is None:
+            return logits
+        exact = torch.promote_types(logits.dtype, torch.float32)  # which autocast's are not
+        return Observed(observed.values.to(exact), observed.mask).logits(logits, self.domain)
 
     @property
     def streams(self) -> bool:
