@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array, issparse, vstack
 
 from energynets.data.texts import Texts
 from energynets.errors import DataError
@@ -183,18 +183,58 @@ def _concatenate(parts: Sequence[Inputs]) -> Inputs:
     return TextDocuments(tuple(text for part in parts for text in part.texts))  # type: ignore[union-attr]
 
 
+def _as_csr(what: str, given: Any) -> csr_array:
+    if isinstance(given, csr_array) and given.ndim == 2:
+        return given
+    if not issparse(given) or given.ndim != 2:
+        came = type(given).__name__ + (f" of shape {tuple(given.shape)}" if hasattr(given, "shape") else "")
+        raise DataError(f"{what}: expected a sparse matrix of two dimensions, got {came}: scipy.sparse.csr_array(x)")
+    return csr_array(given)
+
+
+def _as_inputs(given: Any) -> Inputs:
+    if isinstance(given, TokenSequences | TextDocuments):
+        return given
+    if isinstance(given, Texts):
+        return TextDocuments(given)
+    listed = given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind in "UO" else given
+    if isinstance(listed, list | tuple):
+        others = {type(text).__name__ for text in listed if not isinstance(text, str)}
+        if not others:
+            return TextDocuments(tuple(listed))
+        raise DataError(
+            f"inputs: expected a sparse table, TokenSequences or strings, got a {type(given).__name__} of "
+            f"{', '.join(sorted(others))}: csr_array(x) is a table, TokenSequences.from_lists(x, size) are token ids"
+        )
+    return _as_csr("inputs, which are no TokenSequences and no list of strings", given)
+
+
+def _expect_ones(labels: csr_array) -> None:
+    data = labels.data
+    if isinstance(data, np.memmap) or isinstance(data.base, np.memmap):  # which is not to be read through
+        return
+    if not (data == 1).all():
+        wrong = data[data != 1][0]
+        raise DataError(f"labels: expected 1 where a label is true and no entry elsewhere, got {wrong}")
+
+
 @dataclass(frozen=True)
 class Documents:
     """Inputs and labels of N documents: what one file holds, or one split.
 
     Args:
-        inputs: (N, D) float32 CSR, or token sequences, or raw text.
-        labels: (N, L) CSR of ones (float32), column indices sorted, no explicit zeros; a row may be empty.
+        inputs: (N, D) float32 CSR, or token sequences, or raw text. Another sparse matrix of scipy is made CSR, and
+            a list of strings raw text.
+        labels: (N, L) CSR of ones (float32), column indices sorted, no explicit zeros; a row may be empty. Another
+            sparse matrix of scipy is made CSR.
         label_names: L names, or None.
         feature_names: D names, or None.
         notes: what a reader counted and a user should know, e.g. {"documents without labels": 14}.
         unknown: (N, L) CSR of ones where nobody knows whether the label is true, none of them in `labels`; None: all
             are known. Such a label is neither learned from nor ranked.
+
+    Raises:
+        DataError: inputs or labels of another kind, labels that are not 1, or parts that do not fit each other.
     """
 
     inputs: Inputs
@@ -205,6 +245,11 @@ class Documents:
     unknown: csr_array | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", _as_inputs(self.inputs))
+        object.__setattr__(self, "labels", _as_csr("labels", self.labels))
+        if self.unknown is not None:
+            object.__setattr__(self, "unknown", _as_csr("unknown", self.unknown))
+        _expect_ones(self.labels)
         if num_rows(self.inputs) != self.labels.shape[0]:
             raise DataError(f"{num_rows(self.inputs)} documents but {self.labels.shape[0]} rows of labels")
         if self.label_names is not None and len(self.label_names) != self.labels.shape[1]:
