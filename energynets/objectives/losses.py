@@ -82,6 +82,11 @@ def loss_by_name(name: str) -> Loss:
     Raises:
         ConfigError: there is none.
     """
+    if not isinstance(name, str):
+        came = name.__name__ if isinstance(name, type) else type(name).__name__
+        raise ConfigError(
+            f"loss: expected the name of one ({', '.join(sorted(LOSSES))}), got {came}: it knows y's domain"
+        )
     if name not in LOSSES:
         raise ConfigError(f"unknown loss {name!r}{nearest(name, LOSSES)}")
     return LOSSES[name]

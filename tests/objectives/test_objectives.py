@@ -195,3 +195,28 @@ def test_a_classifier_with_an_output_of_another_number_of_labels():
     with pytest.raises(ConfigError, match="expected an output of num_labels, 3, got one of 7"):
         Classifier(Identity(), 3, output=nn.Linear(F, 7))
     assert Classifier(Identity(), 3, output=nn.Sequential(nn.Linear(F, 3)))(make_batch().inputs).shape == (3, 3)
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(F, L)
+
+    def forward(self, inputs):
+        return self.layer(inputs.dense())
+
+
+def test_a_module_of_ones_own_has_labels_where_it_names_no_domain():
+    model, batch = Own(), make_batch()
+    torch.testing.assert_close(EndToEnd()(model, batch), LOSSES["bce"](model(batch.inputs), TARGETS))
+    with pytest.raises(ConfigError, match="Own has no steps"):
+        EndToEnd(steps="all")(model, batch)
+    model.domain = "box"
+    with pytest.raises(ConfigError, match=r"Own\.domain: expected where y lives, Box\(\) for labels, got 'box'"):
+        EndToEnd()(model, batch)
+
+
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss])
+def test_a_loss_is_named(loss):
+    with pytest.raises(ConfigError, match=r"loss: expected the name of one .bce, .*, got BCEWithLogitsLoss"):
+        EndToEnd(loss)
