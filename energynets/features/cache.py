@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents
 from energynets.errors import ConfigError, ShapeError
+from energynets.features.bag_of_words import BagOfWords
 from energynets.features.network import FeatureNetwork
 
 
@@ -143,7 +144,8 @@ def _identity(features: nn.Module) -> str:
 
 
 def _dtype(features: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in features.parameters() if p.is_floating_point()), torch.float32)
+    without = next((module.dtype for module in features.modules() if isinstance(module, BagOfWords)), torch.float32)
+    return next((p.dtype for p in features.parameters() if p.is_floating_point()), without)
 
 
 def _on_disk_dtype(dtype: torch.dtype) -> np.dtype:
