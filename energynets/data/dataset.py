@@ -383,6 +383,17 @@ class MultiLabelDataset:
 
     Raises:
         DataError: a split of another name, with rows that are not there, or with some of another split.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.sparse import csr_array
+        >>> from energynets import MultiLabelDataset
+        >>> from energynets.data import Documents
+        >>> inputs, labels = np.eye(5, 4, dtype=np.float32), np.eye(5, 3, dtype=np.float32)
+        >>> splits = {"train": np.arange(4), "test": np.array([4])}
+        >>> dataset = MultiLabelDataset("mine", Documents(csr_array(inputs), csr_array(labels)), splits, "by position")
+        >>> dataset.split("train").labels.shape
+        (4, 3)
     """
 
     name: str

@@ -38,6 +38,14 @@ class BagOfWords(FeatureNetwork):
 
     Raises:
         ConfigError: an unknown activation, widths that are no whole numbers, a probability outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from energynets import BagOfWords
+        >>> from energynets.data.batches import SparseBatch
+        >>> features = BagOfWords(num_inputs=4, hidden=(8,))
+        >>> features(SparseBatch.of(torch.eye(2, 4))).shape
+        torch.Size([2, 8])
     """
 
     input_kind = "table"

@@ -36,6 +36,16 @@ class FeatureCache:
 
     Raises:
         ConfigError: unknown storage, or disk without a folder.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.sparse import csr_array
+        >>> from energynets import BagOfWords, FeatureCache
+        >>> from energynets.data import Documents
+        >>> documents = Documents(csr_array(np.eye(3, 4, dtype=np.float32)), csr_array(np.eye(3, dtype=np.float32)))
+        >>> cache = FeatureCache(BagOfWords(num_inputs=4, hidden=(8,)))
+        >>> cache.get(documents, key="my data, train").shape
+        torch.Size([3, 8])
     """
 
     def __init__(

@@ -40,6 +40,15 @@ class KimCNN(FeatureNetwork):
         ConfigError: sizes that are no whole numbers from 1 on, no window, or a probability outside [0, 1].
 
     Source: Kim, "Convolutional neural networks for sentence classification", EMNLP 2014.
+
+    Example:
+        >>> import torch
+        >>> from energynets import KimCNN
+        >>> from energynets.data.batches import TokenBatch
+        >>> features = KimCNN(vocabulary_size=100, embedding_dim=8, num_filters=4)
+        >>> tokens = TokenBatch(torch.tensor([[5, 7, 9], [3, 0, 0]]), lengths=torch.tensor([3, 1]))  # two documents
+        >>> features(tokens).shape
+        torch.Size([2, 12])
     """
 
     input_kind = "tokens"

@@ -72,7 +72,7 @@ def check_settings(
             example = f"({given},)" if counts(given) else "(2, 4)"
             raise ConfigError(f"{who}: expected {name} to be a sequence of whole numbers, {example} say, got {given!r}")
     for name, given in shares.items():
-        if not isinstance(given, Real) or not 0 <= given <= 1:
+        if not isinstance(given, Real) or not 0 <= float(given) <= 1:
             raise ConfigError(f"{who}: expected {name} to be a share in [0, 1], got {given!r}")
 
 

@@ -56,6 +56,15 @@ class XMLCNN(FeatureNetwork):
             no whole numbers from 1 on, no window, or a probability outside [0, 1].
 
     Source: Liu, Chang, Wu & Yang, "Deep learning for extreme multi-label text classification", SIGIR 2017, section 3.
+
+    Example:
+        >>> import torch
+        >>> from energynets import XMLCNN
+        >>> from energynets.data.batches import TokenBatch
+        >>> features = XMLCNN(vocabulary_size=100, embedding_dim=8, num_filters=4, hidden=16)
+        >>> tokens = TokenBatch(torch.tensor([[5, 7, 9], [3, 0, 0]]), lengths=torch.tensor([3, 1]))  # two documents
+        >>> features(tokens).shape
+        torch.Size([2, 16])
     """
 
     input_kind = "tokens"
