@@ -173,7 +173,15 @@ class Evaluation(Section):
 
 
 class Experiment(Section):
-    """One experiment: data, model, objective, training, evaluation."""
+    """One experiment: data, model, objective, training, evaluation.
+
+    Example:
+        >>> from energynets import Experiment
+        >>> model = {"kind": "classifier", "features": {"kind": "bag_of_words", "hidden": [8]}}
+        >>> tree = {"name": "small", "data": {"name": "bibtex"}, "model": model}
+        >>> Experiment.from_tree(tree, ["model.features.hidden=[16, 4]"]).model.features.hidden
+        (16, 4)
+    """
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
@@ -396,6 +404,7 @@ class Experiment(Section):
         Sections may be partial, as a file that extends another may write any part of them.
         """
         schema = _partial(cls.model_json_schema())
+        schema["description"] = schema["description"].partition("\n")[0]  # without the example in Python
         schema["properties"]["extends"] = {
             "type": "string",
             "description": "path, relative to this file, of a configuration whose settings this one changes",

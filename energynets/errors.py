@@ -8,7 +8,16 @@ from numbers import Integral
 
 
 class EnergyNetsError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose.
+
+    Example:
+        >>> from energynets import BagOfWords, EnergyNetsError
+        >>> try:
+        ...     BagOfWords(num_inputs=4, activation="rleu")
+        ... except EnergyNetsError as error:
+        ...     print(error)
+        BagOfWords: unknown activation 'rleu' (did you mean 'relu'? valid: relu, softplus, tanh)
+    """
 
 
 class ConfigError(EnergyNetsError, ValueError):

@@ -101,8 +101,20 @@ class _Model(nn.Module, ABC):
         return not self.observes and self.neighbours is None
 
     def with_neighbours(self, unary: Tensor, inputs: BatchInputs) -> Tensor:
-        """phi (B, L), from the linear part of it."""
-        return unary if self.neighbours is None else unary + self.neighbours(inputs)
+        """phi (B, L), from the linear part of it.
+
+        Raises:
+            ShapeError: neighbours of another number of labels.
+        """
+        if self.neighbours is None:
+            return unary
+        term = self.neighbours(inputs)
+        if term.shape != unary.shape:
+            raise ShapeError(
+                f"neighbours: expected terms of the model's labels, {tuple(unary.shape)}, got {tuple(term.shape)}: "
+                "fit them on documents of these labels"
+            )
+        return unary + term
 
     def compute_features(self, inputs: BatchInputs, observed: Observed | None = None) -> Tensor:
         """f (B, F).
@@ -135,7 +147,7 @@ class Classifier(_Model):
         neighbours: what the labels of x's nearest training documents add to the logits; not to a `ChunkedLinear`.
 
     Raises:
-        ConfigError: neighbours, and labels that come in chunks.
+        ConfigError: neighbours, and labels that come in chunks; an output of another number of labels.
 
     Example:
         >>> import torch
@@ -158,6 +170,9 @@ class Classifier(_Model):
             raise ConfigError("neighbours: add to the logits of all labels at once: no ChunkedLinear")
         self.domain = Box() if domain is None else domain
         self.domain.check(num_labels)
+        given = getattr(output, "out_features", num_labels)
+        if given != num_labels and getattr(output, "shard", WHOLE).count == 1:
+            raise ConfigError(f"Classifier: expected an output of num_labels, {num_labels}, got one of {given}")
         self.features = features
         self.num_labels = num_labels
         self.unary = Linear(features.num_features, num_labels, bias=bias) if output is None else output  # type: ignore[arg-type]
@@ -169,9 +184,19 @@ class Classifier(_Model):
         Args:
             inputs: B documents.
             observed: labels that are known; only features that are `Observing` tell the others of them.
+
+        Raises:
+            ShapeError: known labels of another shape than (B, L), or values that are none of the domain's.
         """
+        if observed is not None:
+            observed = Observed(*observed)
+            like = observed.values.new_empty(()).expand(len(inputs), self.num_labels)
+            observed = observed.check(self, like)  # type: ignore[arg-type]  # it reads the domain alone
         logits = self.with_neighbours(self.unary(self.compute_features(inputs, observed)), inputs)
-        return logits if observed is None else observed.logits(logits, self.domain)
+        if observed is None:
+            return logits
+        exact = torch.promote_types(logits.dtype, torch.float32)  # which autocast's are not
+        return Observed(observed.values.to(exact), observed.mask).logits(logits, self.domain)
 
     @property
     def streams(self) -> bool:

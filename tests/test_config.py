@@ -350,6 +350,7 @@ def test_schema_knows_extends_and_every_description() -> None:
     text = json.dumps(schema)
     assert "extends" in schema["properties"]
     assert '"required": ["kind"]' not in text
+    assert schema["description"] == "One experiment: data, model, objective, training, evaluation."
     assert all(json.dumps(field.description) in text for field in keys(Experiment).values() if field.description)
 
 

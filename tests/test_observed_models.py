@@ -212,3 +212,28 @@ def test_a_shortlist_has_no_known_labels() -> None:
     model = EnergyNetwork(BagOfWords(D, hidden=(6,)), SPEN(6, L), MirrorDescent(steps=2), shortlist=Shortlist(3))
     with pytest.raises(ConfigError, match=r"observed: is of all labels.*build the model without a shortlist"):
         model.double()(table(), known())
+
+
+WRONG = {
+    "a fraction": (Observed(torch.full((B, L), 0.3), torch.ones(B, L, dtype=torch.bool)), "expected values of 0 or 1"),
+    "one row for all": (Observed(torch.ones(1, L), torch.ones(1, L, dtype=torch.bool)), r"shape \(5, 7\)"),
+    "a mask of numbers": (Observed(torch.ones(B, L), torch.ones(B, L)), "a bool mask"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("observing", [False, True])
+def test_known_labels_of_a_classifier_are_checked_as_an_energy_networks_are(what: str, observing: bool) -> None:
+    observed, message = WRONG[what]
+    features = Observing(BagOfWords(D, hidden=(6,)), L) if observing else BagOfWords(D, hidden=(6,))
+    energies = network("spen", "mirror").double()
+    inputs = SparseBatch(table().columns, table().values.float(), table().offsets, D)
+    for model, given in ((Classifier(features, L), inputs), (energies, table())):
+        with pytest.raises(ShapeError, match=message):
+            model(given, observed)
+
+
+def test_logits_keep_their_dtype_whatever_that_of_known_labels_is() -> None:
+    inputs = SparseBatch(table().columns, table().values.float(), table().offsets, D)
+    found = Classifier(BagOfWords(D, hidden=(6,)), L)(inputs, known())
+    assert found.dtype == torch.float32

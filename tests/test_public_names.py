@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import energynets
 
@@ -55,6 +57,17 @@ def test_public_names_are_the_golden_list() -> None:
 def test_public_names_are_there_and_documented(name: str) -> None:
     assert getattr(energynets, name).__doc__
     assert name in dir(energynets)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_has_an_example_that_runs(name: str) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(energynets, name), name, globs={})
+    runner = doctest.DocTestRunner()
+    torch.manual_seed(0)
+    for example in examples:
+        runner.run(example)
+    assert runner.tries > 0
+    assert runner.failures == 0
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -296,9 +296,15 @@ def compare(
         ConfigError: experiments that cannot be compared fairly, or a folder with other runs in it.
 
     Example:
-        >>> from energynets import Experiment, compare  # doctest: +SKIP
-        >>> experiments = [Experiment.load(f"configs/bibtex/{name}.yaml") for name in ("linear", "spen")]
-        >>> compare(experiments, seeds=3, folder="comparisons/bibtex").rows[0].metric("precision@1").mean
+        >>> import tempfile
+        >>> from energynets import Experiment, compare
+        >>> data = {"planted": {"num_documents": 50, "num_test_documents": 10, "num_labels": 6}, "inputs": "counts"}
+        >>> models = [{"kind": "linear"}, {"kind": "neighbours"}]
+        >>> trees = [{"name": model["kind"], "data": data, "model": model, "device": "cpu"} for model in models]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = compare([Experiment.from_tree(tree) for tree in trees], seeds=1, folder=f"{folder}/table")
+        >>> [row.name for row in table.rows]
+        ['linear', 'neighbours']
     """
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     check_fair(experiments, chosen)

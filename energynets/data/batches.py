@@ -12,6 +12,7 @@ from torch import Tensor
 
 from energynets.data.dataset import Documents, Inputs, TokenSequences
 from energynets.data.reveal import Reveal, mask_of
+from energynets.eager import eager
 from energynets.errors import DataError, ShapeError
 
 
@@ -42,8 +43,23 @@ class SparseBatch:
             offsets=self.offsets.to(device, non_blocking=True),
         )
 
+    def check(self) -> None:
+        """Where to look makes nobody wait, on a CPU: a `ShapeError` where the rows do not end with the entries.
+
+        Entries after the last row would be dropped by some products, without a word.
+        """
+        if self.offsets.device.type == "cpu" and eager() and len(self.offsets):
+            end, count = int(self.offsets[-1]), len(self.columns)
+            if end != count:
+                raise ShapeError(f"SparseBatch: expected offsets that end at its {count} entries, got an end of {end}")
+
     def row_indices(self) -> Tensor:
-        """(nnz,) the row of each entry."""
+        """(nnz,) the row of each entry.
+
+        Raises:
+            ShapeError: offsets that do not end with the entries.
+        """
+        self.check()
         counts = self.offsets.diff()
         rows = torch.arange(len(counts), device=counts.device)
         return torch.repeat_interleave(rows, counts, output_size=len(self.columns))  # or CUDA waits to know the size

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array, issparse, vstack
 
 from energynets.data.texts import Texts
 from energynets.errors import DataError
@@ -36,6 +36,43 @@ def csr_of(values: np.ndarray, columns: np.ndarray, offsets: np.ndarray, shape: 
     return csr_array(parts, shape=shape)
 
 
+def row_numbers(rows: Any, count: int) -> np.ndarray:
+    """What selects some of `count` documents, as their numbers (B,) int64: numbers, a mask, a slice or a range.
+
+    Raises:
+        DataError: it is none of these, or a mask of another number of documents.
+    """
+    if isinstance(rows, slice):
+        return np.arange(count)[rows]
+    if isinstance(rows, range):
+        return np.arange(rows.start, rows.stop, rows.step)
+    try:
+        found = np.asarray(rows)
+    except (TypeError, ValueError):
+        found = np.empty((), object)
+    if found.ndim == 1 and found.dtype == bool:
+        if len(found) != count:
+            raise DataError(f"rows: expected a mask of {count} documents, got one of {len(found)}")
+        return np.flatnonzero(found)
+    if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
+        came = f"{found.dtype} of shape {found.shape}" if found.dtype != object else f"a {type(rows).__name__}"
+        raise DataError(f"rows: expected row numbers, a bool mask or a slice, got {came}: a list of numbers will do")
+    return found.astype(np.int64, copy=False)
+
+
+def _rows_among(rows: Any, count: int) -> np.ndarray:
+    """`row_numbers`, each of them in [0, count).
+
+    Raises:
+        DataError: one is not.
+    """
+    found = row_numbers(rows, count)
+    if len(found) and not (found.min() >= 0 and found.max() < count):
+        wrong = found[(found < 0) | (found >= count)][0]
+        raise DataError(f"rows: expected numbers from 0 to {count - 1}, got {wrong}: count from the first document on")
+    return found
+
+
 @dataclass(frozen=True)
 class TokenSequences:
     """Token ids of N documents, each of its own length, stored end to end.
@@ -60,8 +97,8 @@ class TokenSequences:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, rows: np.ndarray) -> TokenSequences:
-        rows = np.asarray(rows, dtype=np.int64)
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> TokenSequences:
+        rows = row_numbers(rows, len(self))
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         if self.starts is not None:
@@ -112,10 +149,11 @@ class TextDocuments:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, rows: np.ndarray) -> TextDocuments:
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> TextDocuments:
+        rows = row_numbers(rows, len(self))
         if isinstance(self.texts, Texts):
-            return TextDocuments(self.texts.select(np.asarray(rows, dtype=np.int64)))
-        return TextDocuments(tuple(self.texts[i] for i in np.asarray(rows, dtype=np.int64)))
+            return TextDocuments(self.texts.select(rows))
+        return TextDocuments(tuple(self.texts[i] for i in rows))
 
 
 Inputs: TypeAlias = csr_array | TokenSequences | TextDocuments
@@ -145,18 +183,58 @@ def _concatenate(parts: Sequence[Inputs]) -> Inputs:
     return TextDocuments(tuple(text for part in parts for text in part.texts))  # type: ignore[union-attr]
 
 
+def _as_csr(what: str, given: Any) -> csr_array:
+    if isinstance(given, csr_array) and given.ndim == 2:
+        return given
+    if not issparse(given) or given.ndim != 2:
+        came = type(given).__name__ + (f" of shape {tuple(given.shape)}" if hasattr(given, "shape") else "")
+        raise DataError(f"{what}: expected a sparse matrix of two dimensions, got {came}: scipy.sparse.csr_array(x)")
+    return csr_array(given)
+
+
+def _as_inputs(given: Any) -> Inputs:
+    if isinstance(given, TokenSequences | TextDocuments):
+        return given
+    if isinstance(given, Texts):
+        return TextDocuments(given)
+    listed = given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind in "UO" else given
+    if isinstance(listed, list | tuple):
+        others = {type(text).__name__ for text in listed if not isinstance(text, str)}
+        if not others:
+            return TextDocuments(tuple(listed))
+        raise DataError(
+            f"inputs: expected a sparse table, TokenSequences or strings, got a {type(given).__name__} of "
+            f"{', '.join(sorted(others))}: csr_array(x) is a table, TokenSequences.from_lists(x, size) are token ids"
+        )
+    return _as_csr("inputs, which are no TokenSequences and no list of strings", given)
+
+
+def _expect_ones(labels: csr_array) -> None:
+    data = labels.data
+    if isinstance(data, np.memmap) or isinstance(data.base, np.memmap):  # which is not to be read through
+        return
+    if not (data == 1).all():
+        wrong = data[data != 1][0]
+        raise DataError(f"labels: expected 1 where a label is true and no entry elsewhere, got {wrong}")
+
+
 @dataclass(frozen=True)
 class Documents:
     """Inputs and labels of N documents: what one file holds, or one split.
 
     Args:
-        inputs: (N, D) float32 CSR, or token sequences, or raw text.
-        labels: (N, L) CSR of ones (float32), column indices sorted, no explicit zeros; a row may be empty.
+        inputs: (N, D) float32 CSR, or token sequences, or raw text. Another sparse matrix of scipy is made CSR, and
+            a list of strings raw text.
+        labels: (N, L) CSR of ones (float32), column indices sorted, no explicit zeros; a row may be empty. Another
+            sparse matrix of scipy is made CSR.
         label_names: L names, or None.
         feature_names: D names, or None.
         notes: what a reader counted and a user should know, e.g. {"documents without labels": 14}.
         unknown: (N, L) CSR of ones where nobody knows whether the label is true, none of them in `labels`; None: all
             are known. Such a label is neither learned from nor ranked.
+
+    Raises:
+        DataError: inputs or labels of another kind, labels that are not 1, or parts that do not fit each other.
     """
 
     inputs: Inputs
@@ -167,6 +245,11 @@ class Documents:
     unknown: csr_array | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", _as_inputs(self.inputs))
+        object.__setattr__(self, "labels", _as_csr("labels", self.labels))
+        if self.unknown is not None:
+            object.__setattr__(self, "unknown", _as_csr("unknown", self.unknown))
+        _expect_ones(self.labels)
         if num_rows(self.inputs) != self.labels.shape[0]:
             raise DataError(f"{num_rows(self.inputs)} documents but {self.labels.shape[0]} rows of labels")
         if self.label_names is not None and len(self.label_names) != self.labels.shape[1]:
@@ -180,8 +263,13 @@ class Documents:
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
-    def __getitem__(self, rows: np.ndarray) -> Documents:
-        rows = np.asarray(rows, dtype=np.int64)
+    def __getitem__(self, rows: np.ndarray | Sequence[int] | slice) -> Documents:
+        """Some documents, by their numbers in any order, a mask of all, or a slice.
+
+        Raises:
+            DataError: rows that are not there, or a mask of another length.
+        """
+        rows = _rows_among(rows, len(self))
         unknown = None if self.unknown is None else self.unknown[rows]
         return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], notes={}, unknown=unknown)
 
@@ -265,6 +353,23 @@ def _hash(documents: Documents, splits: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def _disjoint(splits: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
+    """The splits as row numbers, once it is known that they are those of `count` documents and share none."""
+    found: dict[str, np.ndarray] = {}
+    taken = np.zeros(count, bool)
+    for name, given in splits.items():
+        if name not in SPLITS:
+            raise DataError(f"splits: expected names of {', '.join(SPLITS)}, got {name!r}")
+        try:
+            rows = found[name] = _rows_among(given, count)
+        except DataError as error:
+            raise DataError(f"split {name!r}: {error}") from None
+        if shared := int(taken[rows].sum()):
+            raise DataError(f"split {name!r}: expected documents of no other split, got {shared} that are in one")
+        taken[rows] = True
+    return found
+
+
 @dataclass(frozen=True)
 class MultiLabelDataset:
     """Documents with sparse labels and their train, validation and test rows.
@@ -272,9 +377,23 @@ class MultiLabelDataset:
     Args:
         name: what results call it.
         documents: all N documents.
-        splits: split name (of `SPLITS`) -> sorted row numbers; disjoint.
+        splits: split name (of `SPLITS`) -> sorted row numbers, or a mask of all documents; disjoint.
         split_rule: how the splits came about, in words, recorded in every result.
         fingerprint: identity of the data as read; computed when not given.
+
+    Raises:
+        DataError: a split of another name, with rows that are not there, or with some of another split.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.sparse import csr_array
+        >>> from energynets import MultiLabelDataset
+        >>> from energynets.data import Documents
+        >>> inputs, labels = np.eye(5, 4, dtype=np.float32), np.eye(5, 3, dtype=np.float32)
+        >>> splits = {"train": np.arange(4), "test": np.array([4])}
+        >>> dataset = MultiLabelDataset("mine", Documents(csr_array(inputs), csr_array(labels)), splits, "by position")
+        >>> dataset.split("train").labels.shape
+        (4, 3)
     """
 
     name: str
@@ -284,6 +403,7 @@ class MultiLabelDataset:
     fingerprint: Fingerprint = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", _disjoint(self.splits, len(self.documents)))
         if self.fingerprint is None:
             fingerprint = Fingerprint(
                 name=self.name,

@@ -97,6 +97,12 @@ def load_dataset(
     Raises:
         ConfigError: no single source, or an unknown name or format.
         DataError: files that are missing or not what their format says.
+
+    Example:
+        >>> from energynets import load_dataset
+        >>> dataset = load_dataset(planted={"num_documents": 50, "num_test_documents": 10, "num_labels": 6})
+        >>> dataset.split("train").labels.shape, dataset.split("validation").labels.shape
+        ((45, 6), (5, 6))
     """
     if format is None and any(path is not None for path in (train, validation, test, labels)):
         raise ConfigError("data: files need `format`, one of " + ", ".join(READERS))

@@ -33,6 +33,17 @@ class Energy(nn.Module, ABC):
         ShapeError: L numbers cannot be of the domain.
 
     Source: Belanger & McCallum, Structured Prediction Energy Networks (2016), section 3; the entropy is of section 5.
+
+    Example:
+        >>> import torch
+        >>> from energynets import Energy, infer
+        >>> class Linear(Energy):
+        ...     def potential(self, y, context):  # context is f (B, F), here with F = L
+        ...         return -(y * context).sum(-1)
+        >>> f = torch.randn(2, 3)
+        >>> result = infer(Linear(num_labels=3), f)
+        >>> torch.allclose(result.y, torch.sigmoid(f))
+        True
     """
 
     convex = False

@@ -37,6 +37,7 @@ class ICNN(MeasuredEnergy):
 
     Example:
         >>> import torch
+        >>> from energynets import ICNN
         >>> energy = ICNN(num_features=8, num_labels=5, hidden=(4, 4))
         >>> energy(torch.zeros(3, 5), energy.condition(torch.randn(3, 8))).shape
         torch.Size([3])

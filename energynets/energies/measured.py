@@ -64,6 +64,16 @@ class MeasuredEnergy(Energy):
         ShapeError: a built-in head or gates of another K.
 
     Source: the partially convex gate is Amos, Xu & Kolter (2017), equation 3.
+
+    Example:
+        >>> import torch
+        >>> from energynets import MeasuredEnergy
+        >>> class Square(torch.nn.Module):
+        ...     def forward(self, m):  # (B, K) -> (B,)
+        ...         return m.square().sum(-1)
+        >>> energy = MeasuredEnergy(num_features=8, num_labels=5, num_measurements=4, head=Square())
+        >>> energy(torch.zeros(2, 5), energy.condition(torch.randn(2, 8))).shape
+        torch.Size([2])
     """
 
     def __init__(

@@ -29,6 +29,7 @@ class SPEN(MeasuredEnergy):
 
     Example:
         >>> import torch
+        >>> from energynets import SPEN
         >>> energy = SPEN(num_features=8, num_labels=5, num_measurements=4)
         >>> context = energy.condition(torch.randn(3, 8))
         >>> energy(torch.zeros(3, 5), context).shape

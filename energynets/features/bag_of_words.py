@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
 from energynets.features.dropout import dropout
-from energynets.features.network import FeatureNetwork, expect_table
+from energynets.features.network import FeatureNetwork, check_settings, expect_table
 from energynets.features.sparse import SparseLinear
 from energynets.linear import Linear
 from energynets.parallel import draws
@@ -37,7 +37,15 @@ class BagOfWords(FeatureNetwork):
     The first layer's weight is stored (D, H), one row per column of x: a sparse row reads and updates only its rows.
 
     Raises:
-        ConfigError: unknown activation.
+        ConfigError: an unknown activation, widths that are no whole numbers, a probability outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from energynets import BagOfWords
+        >>> from energynets.data.batches import SparseBatch
+        >>> features = BagOfWords(num_inputs=4, hidden=(8,))
+        >>> features(SparseBatch.of(torch.eye(2, 4))).shape
+        torch.Size([2, 8])
     """
 
     input_kind = "table"
@@ -55,6 +63,8 @@ class BagOfWords(FeatureNetwork):
         super().__init__()
         if activation not in _ACTIVATIONS:
             raise ConfigError(f"BagOfWords: unknown activation {activation!r}{nearest(activation, _ACTIVATIONS)}")
+        dropouts = {"input_dropout": input_dropout, "dropout": dropout}
+        check_settings(self, sequences={"hidden": hidden}, shares=dropouts)
         self.num_inputs = num_inputs
         self.activation = activation
         self.input_dropout = input_dropout
@@ -63,6 +73,12 @@ class BagOfWords(FeatureNetwork):
         self.rest = nn.ModuleList(Linear(width_in, width_out, bias=bias) for width_in, width_out in pairwise(hidden))
         self._num_features = hidden[-1] if hidden else num_inputs
         self.known_width = hidden[0] if hidden else num_inputs
+        self.dtype = torch.get_default_dtype()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Without a hidden layer no weight would tell of what dtype a converted model is."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
+        return super()._apply(fn, recurse)
 
     @property
     def num_features(self) -> int:
@@ -86,7 +102,10 @@ class BagOfWords(FeatureNetwork):
         table = expect_table(self, inputs, self.num_inputs)
         values = dropout(table.values, self.input_dropout, self.training, draws.entries())
         table = SparseBatch(table.columns, values, table.offsets, table.num_columns)
-        hidden_BH = table.dense() if self.first is None else self.first(table)
+        if self.first is None:
+            hidden_BH = table.dense(None if self.dtype == torch.float32 else self.dtype)
+        else:
+            hidden_BH = self.first(table)
         if known is not None:
             hidden_BH = hidden_BH + known
         if self.first is None:

@@ -19,19 +19,33 @@ from torch import Tensor, nn
 from energynets.data.batches import batches
 from energynets.data.dataset import Documents
 from energynets.errors import ConfigError, ShapeError
+from energynets.features.bag_of_words import BagOfWords
 from energynets.features.network import FeatureNetwork
 
 
 class FeatureCache:
     """f of every document, computed in evaluation mode without a graph, recomputed when the network has changed.
 
+    Whether it has is judged by its weights and buffers and by its `repr`. A network of one's own must show in
+    `extra_repr` each plain attribute that its features depend on, or the cache does not notice a change of it.
+
     Args:
-        features: the frozen network.
+        features: the frozen network; f is kept in the dtype of its parameters.
         storage: memory, or disk: one memory-mapped .npy file for each key.
         folder: where the files lie; needed for disk.
 
     Raises:
         ConfigError: unknown storage, or disk without a folder.
+
+    Example:
+        >>> import numpy as np
+        >>> from scipy.sparse import csr_array
+        >>> from energynets import BagOfWords, FeatureCache
+        >>> from energynets.data import Documents
+        >>> documents = Documents(csr_array(np.eye(3, 4, dtype=np.float32)), csr_array(np.eye(3, dtype=np.float32)))
+        >>> cache = FeatureCache(BagOfWords(num_inputs=4, hidden=(8,)))
+        >>> cache.get(documents, key="my data, train").shape
+        torch.Size([3, 8])
     """
 
     def __init__(
@@ -61,7 +75,7 @@ class FeatureCache:
             device: where the network is.
 
         Raises:
-            ShapeError: `key` is known, for another number of documents.
+            ShapeError: `key` is known, for another number of documents; or features that are not (B, num_features).
         """
         identity = _identity(self.features)
         held = self._held.get(key)
@@ -97,11 +111,11 @@ class FeatureCache:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"features-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         shape = (len(documents), self.features.num_features)
-        dtype = np.dtype(str(_dtype(self.features)).removeprefix("torch."))
+        dtype = _on_disk_dtype(_dtype(self.features))
         if path.exists():
             damage = _damage(path, key, identity, shape, dtype)
             if damage is None:
-                return _mapped(path)
+                return _mapped(path, _dtype(self.features))
             if damage:
                 warnings.warn(f"{path}: {damage}; the features are computed again", stacklevel=4)
         with _replacing(path) as write:
@@ -109,17 +123,25 @@ class FeatureCache:
             header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(write, header)
             for part in self._compute(documents, batch_size, device):
-                data = np.ascontiguousarray(part.numpy()).tobytes()
+                data = np.ascontiguousarray(_bits(part).numpy()).tobytes()
                 digest.update(data)
                 write.write(data)
         facts = {"key": key, "weights": identity, "shape": shape, "dtype": dtype.str, "sha256": digest.hexdigest()}
         with _replacing(_facts_path(path)) as write:
             write.write(json.dumps(facts).encode())
-        return _mapped(path)
+        return _mapped(path, _dtype(self.features))
 
     def _compute(self, documents: Documents, batch_size: int, device: torch.device | str) -> Iterator[Tensor]:
+        """f of each batch, (B, F), in the dtype of the cache."""
+        dtype, width = _dtype(self.features), self.features.num_features
         for batch in batches(documents, batch_size):
-            yield self.features(batch.inputs.to(device)).cpu()
+            part = self.features(batch.inputs.to(device))
+            if tuple(part.shape) != (len(batch), width):
+                raise ShapeError(
+                    f"FeatureCache: expected features of shape {(len(batch), width)}, documents by num_features, "
+                    f"got {tuple(part.shape)} from {type(self.features).__name__}: mend its num_features or forward"
+                )
+            yield part.to(dtype).cpu()
 
 
 def _identity(features: nn.Module) -> str:
@@ -132,7 +154,17 @@ def _identity(features: nn.Module) -> str:
 
 
 def _dtype(features: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in features.parameters() if p.is_floating_point()), torch.float32)
+    without = next((module.dtype for module in features.modules() if isinstance(module, BagOfWords)), torch.float32)
+    return next((p.dtype for p in features.parameters() if p.is_floating_point()), without)
+
+
+def _on_disk_dtype(dtype: torch.dtype) -> np.dtype:
+    """numpy has no bfloat16: its bits lie there as int16."""
+    return np.dtype("int16" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch."))
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.view(torch.int16) if values.dtype == torch.bfloat16 else values
 
 
 @contextmanager
@@ -170,10 +202,11 @@ def _damage(path: Path, key: str, identity: str, shape: tuple[int, int], dtype: 
         return f"cannot be read ({error})"
 
 
-def _mapped(path: Path) -> Tensor:
+def _mapped(path: Path, dtype: torch.dtype) -> Tensor:
     # Copy on write: a tensor wants writable memory, the file must not change.
     values = np.load(path, mmap_mode="c", allow_pickle=False)
-    return torch.from_numpy(values)
+    found = torch.from_numpy(values)
+    return found.view(dtype) if dtype == torch.bfloat16 else found
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,7 +68,8 @@ class WordEmbedding(nn.Module):
         vocabulary_size: V.
         embedding_dim: D.
         dropout: probability that an entry of a word's vector is dropped; one mask for a word in a whole batch.
-        vectors: (V, D) initial rows; a row holding NaN is not covered and is drawn at the scale of those that are.
+        vectors: (V, D) initial rows, a tensor or numpy's as of `read_vectors`; a row holding NaN is not covered and is
+            drawn at the scale of those that are.
 
     Without vectors rows start normal with standard deviation 0.1.
 
@@ -77,7 +79,12 @@ class WordEmbedding(nn.Module):
     """
 
     def __init__(
-        self, vocabulary_size: int, embedding_dim: int, *, dropout: float = 0.0, vectors: Tensor | None = None
+        self,
+        vocabulary_size: int,
+        embedding_dim: int,
+        *,
+        dropout: float = 0.0,
+        vectors: Tensor | np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.dropout = dropout
@@ -85,10 +92,11 @@ class WordEmbedding(nn.Module):
         self.reset_parameters(vectors)
 
     @torch.no_grad()
-    def reset_parameters(self, vectors: Tensor | None = None) -> None:
+    def reset_parameters(self, vectors: Tensor | np.ndarray | None = None) -> None:
         num_words, dim = self.weight.shape
         self.weight.normal_(std=_DEFAULT_STD)
         if vectors is not None:
+            vectors = torch.as_tensor(vectors)
             if vectors.ndim != 2 or vectors.shape[0] != num_words:
                 raise ShapeError(f"vectors: expected one row for each of {num_words} words, got {tuple(vectors.shape)}")
             if vectors.shape[1] != dim:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from energynets.data.batches import SparseBatch, TokenBatch
+from energynets.errors import ConfigError
 from energynets.features.dropout import dropout
 from energynets.features.embedding import WordEmbedding, pack
-from energynets.features.network import FeatureNetwork, expect_tokens
+from energynets.features.network import FeatureNetwork, check_settings, expect_tokens
 from energynets.features.word_convolution import WordConvolution
 from energynets.parallel import draws
 
@@ -34,7 +36,19 @@ class KimCNN(FeatureNetwork):
     A document shorter than the widest window is padded up to it with the zero vector of id 0; an empty document is
     all padding. Features do not depend on the batch a document comes in.
 
+    Raises:
+        ConfigError: sizes that are no whole numbers from 1 on, no window, or a probability outside [0, 1].
+
     Source: Kim, "Convolutional neural networks for sentence classification", EMNLP 2014.
+
+    Example:
+        >>> import torch
+        >>> from energynets import KimCNN
+        >>> from energynets.data.batches import TokenBatch
+        >>> features = KimCNN(vocabulary_size=100, embedding_dim=8, num_filters=4)
+        >>> tokens = TokenBatch(torch.tensor([[5, 7, 9], [3, 0, 0]]), lengths=torch.tensor([3, 1]))  # two documents
+        >>> features(tokens).shape
+        torch.Size([2, 12])
     """
 
     input_kind = "tokens"
@@ -49,9 +63,14 @@ class KimCNN(FeatureNetwork):
         embedding_dropout: float = 0.2,
         dropout: float = 0.5,
         bias: bool = True,
-        vectors: Tensor | None = None,
+        vectors: Tensor | np.ndarray | None = None,
     ) -> None:
         super().__init__()
+        widths = {"vocabulary_size": vocabulary_size, "embedding_dim": embedding_dim, "num_filters": num_filters}
+        dropouts = {"embedding_dropout": embedding_dropout, "dropout": dropout}
+        check_settings(self, widths=widths, sequences={"windows": windows}, shares=dropouts)
+        if not windows:
+            raise ConfigError("KimCNN: expected one window or more, got none")
         self.embedding = WordEmbedding(vocabulary_size, embedding_dim, dropout=embedding_dropout, vectors=vectors)
         self.convolutions = nn.ModuleList(
             WordConvolution(embedding_dim, num_filters, window, bias=bias) for window in windows

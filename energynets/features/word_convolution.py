@@ -60,6 +60,8 @@ class WordConvolution(nn.Module):
     def forward(self, vectors_UD: Tensor, packed: PackedTokens) -> Tensor:
         """Vectors of the distinct words, and the documents over them, each at least w long -> (B, p, C)."""
         window = self.window
+        if not len(packed.lengths):
+            return vectors_UD.new_zeros(0, self.pooling_chunks, len(self.weight))
         starts_Bp, ends_Bp = chunk_bounds(packed.lengths - window + 1, self.pooling_chunks)
         starts, ends = (packed.starts[:, None] + starts_Bp).flatten(), (packed.starts[:, None] + ends_Bp).flatten()
         sparse = eager() and vectors_UD.device.type == "cpu" and len(starts) <= SPARSE_UP_TO * len(vectors_UD)

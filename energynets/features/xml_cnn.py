@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from energynets.data.batches import SparseBatch, TokenBatch
 from energynets.errors import ConfigError, nearest
 from energynets.features.dropout import dropout
 from energynets.features.embedding import WordEmbedding, distinct_words, pack
-from energynets.features.network import FeatureNetwork, expect_tokens
+from energynets.features.network import FeatureNetwork, check_settings, expect_tokens
 from energynets.features.pooling import size_classes
 from energynets.features.position_convolution import PositionConvolution
 from energynets.features.word_convolution import WordConvolution
@@ -51,9 +52,19 @@ class XMLCNN(FeatureNetwork):
     document is all padding. Features do not depend on the batch a document comes in.
 
     Raises:
-        ConfigError: unknown `conv_axis`; a window wider than the embedding where filters slide along it.
+        ConfigError: unknown `conv_axis`; a window wider than the embedding where filters slide along it; sizes that are
+            no whole numbers from 1 on, no window, or a probability outside [0, 1].
 
     Source: Liu, Chang, Wu & Yang, "Deep learning for extreme multi-label text classification", SIGIR 2017, section 3.
+
+    Example:
+        >>> import torch
+        >>> from energynets import XMLCNN
+        >>> from energynets.data.batches import TokenBatch
+        >>> features = XMLCNN(vocabulary_size=100, embedding_dim=8, num_filters=4, hidden=16)
+        >>> tokens = TokenBatch(torch.tensor([[5, 7, 9], [3, 0, 0]]), lengths=torch.tensor([3, 1]))  # two documents
+        >>> features(tokens).shape
+        torch.Size([2, 16])
     """
 
     input_kind = "tokens"
@@ -73,11 +84,17 @@ class XMLCNN(FeatureNetwork):
         embedding_dropout: float = 0.2,
         dropout: float = 0.4,
         bias: bool = True,
-        vectors: Tensor | None = None,
+        vectors: Tensor | np.ndarray | None = None,
     ) -> None:
         super().__init__()
         if conv_axis not in _AXES:
             raise ConfigError(f"XMLCNN: unknown conv_axis {conv_axis!r}{nearest(conv_axis, _AXES)}")
+        widths = {"vocabulary_size": vocabulary_size, "embedding_dim": embedding_dim, "num_filters": num_filters}
+        widths |= {"pooling_chunks": pooling_chunks, "hidden": hidden, "max_tokens": max_tokens, "stride": stride}
+        dropouts = {"embedding_dropout": embedding_dropout, "dropout": dropout}
+        check_settings(self, widths=widths, sequences={"windows": windows}, shares=dropouts)
+        if not windows:
+            raise ConfigError("XMLCNN: expected one window or more, got none")
         self.embedding = WordEmbedding(vocabulary_size, embedding_dim, dropout=embedding_dropout, vectors=vectors)
         self.convolutions = nn.ModuleList(
             WordConvolution(embedding_dim, num_filters, window, pooling_chunks=pooling_chunks, bias=bias)
@@ -140,4 +157,6 @@ class XMLCNN(FeatureNetwork):
             longest = max(1, int(lengths[rows].max()))
             embedded_BSD = F.embedding(index_BS[rows, :longest], vectors_UD)
             parts.append(torch.cat([convolution(embedded_BSD).flatten(1) for convolution in self.convolutions], 1))
+        if not groups:
+            return vectors_UD.new_zeros(0, self.bottleneck.in_features)
         return torch.cat(parts)[torch.cat(groups).argsort()]

@@ -316,6 +316,13 @@ class MirrorDescent(Descent):
         Others as `Descent`. A step size of 1 / tau forgets z_t wholly: z_{t+1} = (phi - s_t A) / tau.
 
     Source: Beck & Teboulle (2003); for energies over labels, Belanger & McCallum (2016), section 5.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, MirrorDescent, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> infer(energy, energy.condition(torch.randn(2, 8)), solver=MirrorDescent(steps=10)).y.shape
+        torch.Size([2, 5])
     """
 
     engine = mirror_descent
@@ -334,6 +341,13 @@ class GradientDescent(Descent):
 
     Source: Belanger, Yang & McCallum, End-to-End Learning for Structured Prediction Energy Networks (2017), section 4;
         keeping some iterates: Chen et al., Training deep nets with sublinear memory cost (2016), section 3.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, GradientDescent, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> infer(energy, energy.condition(torch.randn(2, 8)), solver=GradientDescent(steps=10)).y.shape
+        torch.Size([2, 5])
     """
 
     engine = iterate_descent
@@ -358,6 +372,13 @@ class ProjectedGradient(Descent):
         Others as `Descent`; the default step size is 0.02.
 
     Source: Belanger & McCallum (2016), section 5.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, ProjectedGradient, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> infer(energy, energy.condition(torch.randn(2, 8)), solver=ProjectedGradient(steps=10)).y.shape
+        torch.Size([2, 5])
     """
 
     engine = iterate_descent

@@ -16,6 +16,15 @@ class Unroll:
     """Differentiate through all T steps, exactly.
 
     Source: Domke, Generic methods for optimization-based modeling (2012), section 4.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, MirrorDescent, Unroll, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> context = energy.condition(torch.randn(2, 8))
+        >>> infer(energy, context, solver=MirrorDescent(steps=10), gradient=Unroll()).y.sum().backward()
+        >>> energy.unary.weight.grad.shape
+        torch.Size([5, 8])
     """
 
 
@@ -30,6 +39,15 @@ class Truncated:
         ConfigError: k < 1.
 
     Source: Shaban et al., Truncated back-propagation for bilevel optimization (2019), section 2.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, MirrorDescent, Truncated, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> context = energy.condition(torch.randn(2, 8))
+        >>> infer(energy, context, solver=MirrorDescent(steps=10), gradient=Truncated(3)).y.sum().backward()
+        >>> energy.unary.weight.grad.shape
+        torch.Size([5, 8])
     """
 
     steps: int = 1
@@ -52,6 +70,15 @@ class Implicit:
         max_iterations: of the adjoint's linear solver.
 
     Source: Bai, Kolter & Koltun, Deep equilibrium models (2019), theorem 1.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, Implicit, MirrorDescent, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> context = energy.condition(torch.randn(2, 8))
+        >>> infer(energy, context, solver=MirrorDescent(steps=50), gradient=Implicit(tolerance=1e-3)).y.sum().backward()
+        >>> energy.unary.weight.grad.shape
+        torch.Size([5, 8])
     """
 
     tolerance: float = 1e-4
@@ -67,7 +94,15 @@ class Implicit:
 
 @dataclass(frozen=True)
 class NoGradient:
-    """Keep no graph: for prediction. Works under `torch.no_grad` and `torch.inference_mode` too."""
+    """Keep no graph: for prediction. Works under `torch.no_grad` and `torch.inference_mode` too.
+
+    Example:
+        >>> import torch
+        >>> from energynets import SPEN, NoGradient, infer
+        >>> energy = SPEN(num_features=8, num_labels=5)
+        >>> infer(energy, energy.condition(torch.randn(2, 8)), gradient=NoGradient()).y.requires_grad
+        False
+    """
 
 
 GradientMode = Unroll | Truncated | Implicit | NoGradient

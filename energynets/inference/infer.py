@@ -44,6 +44,14 @@ class InferenceResult:
         gradient_norm: Euclidean norm of dE/dy at y, known labels left out, (B,): 0 at a stationary point.
         certificate: for a convex energy, an upper bound on E(y) - min E, (B,): that of `inference.certificate`, or the
             solver's own where it knows a smaller one; else None.
+
+    Example:
+        >>> import torch
+        >>> from energynets import ICNN, infer
+        >>> energy = ICNN(num_features=8, num_labels=5, hidden=(4, 4))
+        >>> result = infer(energy, energy.condition(torch.randn(2, 8)))
+        >>> result.y.shape, result.energy.shape, result.certificate.shape
+        (torch.Size([2, 5]), torch.Size([2]), torch.Size([2]))
     """
 
     y: Tensor

@@ -12,14 +12,15 @@ from energynets.energies import Domain, Energy
 from energynets.errors import ConfigError
 from energynets.inference import NoGradient, Observed, StepLoss
 from energynets.models import Classifier, EnergyNetwork, observed_in
-from energynets.objectives.losses import loss_by_name
+from energynets.objectives.losses import LABELS, expect_labels, loss_by_name
 from energynets.objectives.missing import leave_out, propensity_bce
 
 
 class EndToEnd:
     """L = loss(z_T, t), or over all steps sum_t w_t loss(z_t, t) with w_t = 1 / (T - t + 1), normalised.
 
-    The loss is that of the model's domain: `mse` of real numbers is on z itself. A classifier with a `ChunkedLinear`
+    The loss is that of the model's domain: `mse` of real numbers is on z itself, and a module of one's own without a
+    `domain` has labels, y in Box. A classifier with a `ChunkedLinear`
     output has no dense logits or targets: `bce` and `softmax` of labels are computed in chunks, equal to rounding. So
     is `bce` on the last step of an energy network with a `label_chunk`.
 
@@ -86,6 +87,7 @@ class EndToEnd:
 
         Raises:
             ConfigError: a loss or steps that the model's domain, or labels in chunks, have not.
+            ShapeError: labels of other documents than the inputs, or of another number of labels than the model's.
         """
         left_out, observed = batch.left_out, observed_in(batch)
         if getattr(model, "streams", False):
@@ -102,11 +104,14 @@ class EndToEnd:
         given = {} if observed is None else {"observed": observed}
         if self.steps == "last":
             logits = model(batch.inputs, **given)
-            return self._of(logits, batch.labels.dense(logits.dtype), left_out, model.domain)
+            return self._of(logits, batch.labels.dense(logits.dtype), left_out, _domain(model))
+        if not hasattr(model, "with_losses"):
+            raise ConfigError(f"objective.steps: {type(model).__name__} has no steps (with_losses): expected 'last'")
         return model.with_losses(batch.inputs, self._step_loss(model, batch), **given)[1]
 
     def _of(self, logits: Tensor, targets: Tensor, left_out: Tensor | None, domain: Domain) -> Tensor:
         """The loss of the labels that are not left out."""
+        expect_labels(targets, logits.shape)
         logits, targets = leave_out(logits, targets, left_out, domain)
         if self.propensity is None:
             return self._loss(logits, targets, domain)
@@ -114,7 +119,7 @@ class EndToEnd:
         return propensity_bce(logits, targets, propensity if isinstance(propensity, float) else propensity.to(logits))
 
     def _step_loss(self, model: Classifier | EnergyNetwork, batch: Batch) -> StepLoss:
-        left_out = batch.left_out
+        left_out, domain = batch.left_out, _domain(model)
         last = model.solver.steps if isinstance(model, EnergyNetwork) else 0
         weights = {step: 1 / (last - step + 1) for step in range(min(1, last), last + 1)}
         total = sum(weights.values())
@@ -123,7 +128,7 @@ class EndToEnd:
         def step_loss(step: int, logits: Tensor) -> Tensor:
             if logits.dtype not in dense:
                 dense[logits.dtype] = batch.labels.dense(logits.dtype)
-            return weights[step] / total * self._of(logits, dense[logits.dtype], left_out, model.domain)
+            return weights[step] / total * self._of(logits, dense[logits.dtype], left_out, domain)
 
         return step_loss
 
@@ -142,6 +147,14 @@ class EndToEnd:
         if observed is not None:  # which stay
             moved = observed.free(moved)
         return loss + self.convergence_penalty * moved.square().sum() / max(len(logits), 1)
+
+
+def _domain(model: Any) -> Domain:
+    """Of y; a module of one's own says which by its `domain`, and has labels where it does not."""
+    domain = getattr(model, "domain", LABELS)
+    if not isinstance(domain, Domain):
+        raise ConfigError(f"{type(model).__name__}.domain: expected where y lives, Box() for labels, got {domain!r}")
+    return domain
 
 
 def _checked(propensity: Tensor | float) -> Tensor | float:

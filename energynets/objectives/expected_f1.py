@@ -24,8 +24,8 @@ def expected_f1(logits: Tensor, targets: Tensor, nodes: int = NODES) -> Tensor:
 
     a polynomial of degree L + |t| - 1 in u, which n Gauss-Legendre nodes integrate exactly from n = (L + |t|) / 2 on.
     As 1 - x <= exp(-x) it is below |t| exp(-d (1 - u)) with d = |t| - 1 + sum_j y_j, so that all of it lies where
-    d (1 - u) < 40: the nodes of each document do too, and leave an error of about (40 / (4 n))^(2 n), however large d and
-    L are. The factors are computed as u + (1 - u) sigmoid(-z), where nothing cancels. Time and memory are n B L.
+    d (1 - u) < 40: the nodes of each document do too, and leave an error of about (40 / (4 n))^(2 n), however large d
+    and L are. The factors are computed as u + (1 - u) sigmoid(-z), where nothing cancels. Time and memory are n B L.
 
     Args:
         logits: z (B, L).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from energynets.energies import Box, Domain, Simplex
-from energynets.errors import ConfigError, nearest
+from energynets.errors import ConfigError, ShapeError, nearest
 from energynets.objectives.cross_entropy import cross_entropy
 from energynets.objectives.expected_f1 import expected_f1
 
@@ -57,6 +57,15 @@ def sample_f1(logits: Tensor, targets: Tensor, domain: Domain = LABELS) -> Tenso
     return (1 - expected_f1(logits, targets)).sum() / max(len(logits), 1)
 
 
+def expect_labels(targets: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise a `ShapeError` where targets are not of the shape of the logits (B, L): they would be broadcast."""
+    if tuple(targets.shape) != tuple(shape):
+        raise ShapeError(
+            f"labels: expected {tuple(shape)}, documents by labels as the model has them, got {tuple(targets.shape)}: "
+            "give the labels of these documents"
+        )
+
+
 def _expect(domain: Domain, kinds: type | UnionType, loss: str, instead: str) -> None:
     if not isinstance(domain, kinds):
         expected = getattr(kinds, "__name__", str(kinds)).replace("energynets.energies.domain.", "")
@@ -73,6 +82,11 @@ def loss_by_name(name: str) -> Loss:
     Raises:
         ConfigError: there is none.
     """
+    if not isinstance(name, str):
+        came = name.__name__ if isinstance(name, type) else type(name).__name__
+        raise ConfigError(
+            f"loss: expected the name of one ({', '.join(sorted(LOSSES))}), got {came}: it knows y's domain"
+        )
     if name not in LOSSES:
         raise ConfigError(f"unknown loss {name!r}{nearest(name, LOSSES)}")
     return LOSSES[name]

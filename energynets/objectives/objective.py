@@ -14,6 +14,7 @@ from energynets.errors import ConfigError
 from energynets.inference import Observed
 from energynets.models import Classifier, EnergyNetwork, observed_in
 from energynets.objectives.end_to_end import EndToEnd
+from energynets.objectives.losses import expect_labels
 
 
 class EnergyObjective(ABC):
@@ -39,7 +40,8 @@ class EnergyObjective(ABC):
         Raises:
             ConfigError: a model whose labels come in chunks or from a shortlist, or are not in a `Box`; a batch with
                 unknown labels, which an energy's values do not leave out.
-            ShapeError: values that are not one a document.
+            ShapeError: values that are not one a document; labels of other documents than the inputs, or of another
+                number of labels than the model's.
         """
         if not isinstance(model, EnergyNetwork):
             return self._of_classifier(model, batch)
@@ -53,6 +55,7 @@ class EnergyObjective(ABC):
         observed = observed_in(batch)
         context, features = model.condition(batch.inputs, observed)
         targets = batch.labels.dense(features.dtype)
+        expect_labels(targets, (len(features), model.num_labels))
         values = one_each(name, self.of(model, features, context, targets, observed), targets)
         return values.sum() / max(len(features), 1)
 

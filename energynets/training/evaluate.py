@@ -180,6 +180,15 @@ def evaluate(
     Raises:
         ConfigError: a model without a data set, a fraction that is none, or no draw.
         DataError: no such split, or no training split.
+
+    Example:
+        >>> from energynets import BagOfWords, Classifier, evaluate, load_dataset
+        >>> from energynets.data.prepare import Preparation
+        >>> raw = load_dataset(planted={"num_documents": 50, "num_test_documents": 10, "num_labels": 6})
+        >>> dataset = Preparation.fit(raw, inputs="counts").prepare(raw)
+        >>> model = Classifier(BagOfWords(dataset.documents.input_size, hidden=(8,)), num_labels=6)
+        >>> 0 <= evaluate(model, dataset)["f1_example"] <= 1
+        True
     """
     if observed is not None and not 0 <= observed < 1:
         raise ConfigError(f"evaluate: expected a fraction of observed labels in [0, 1), got {observed:g}")

@@ -98,6 +98,18 @@ def train(
         CheckpointError: a damaged checkpoint, or one that cannot be written.
         Interrupted: asked to stop (Ctrl-C, SIGTERM); what was done is saved.
         ProcessLostError: another process of the training is gone; what was done up to the last checkpoint is saved.
+
+    Example:
+        >>> import tempfile
+        >>> from energynets import Experiment, train
+        >>> tree = {"name": "small", "data": {"planted": {"num_documents": 50, "num_labels": 6}, "inputs": "counts"}}
+        >>> tree |= {"model": {"kind": "classifier", "features": {"kind": "bag_of_words", "hidden": [8]}}}
+        >>> stage = {"name": "all", "trains": ["features", "unary"], "epochs": 1}
+        >>> experiment = Experiment.from_tree(tree | {"training": {"stages": [stage]}, "device": "cpu"})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train(experiment, folder=f"{folder}/small")
+        >>> result.data["labels"]
+        6
     """
     progress = progress or Progress()
     check_monitor(experiment.training.monitor, experiment.evaluation.ks)

@@ -23,6 +23,7 @@ from energynets.data.batches import (
 )
 from energynets.data.dataset import Documents, TextDocuments, TokenSequences
 from energynets.errors import DataError, ShapeError
+from energynets.features import BagOfWords
 
 RNG = np.random.default_rng(0)
 FEATURES = ((RNG.random((10, 6)) < 0.4) * RNG.random((10, 6))).astype(np.float32)
@@ -179,3 +180,13 @@ def test_the_documents_of_a_batch_are_those_it_was_made_of() -> None:
     ]
     with pytest.raises(ShapeError, match="expected documents"):
         documents_of(CachedFeatures(torch.zeros(3, 2)), 6)
+
+
+@pytest.mark.parametrize("offsets", [[0, 1, 2], [0, 1, 5]])
+def test_rows_that_do_not_end_with_the_entries(offsets: list[int]) -> None:
+    table = SparseBatch(torch.tensor([0, 1, 2]), torch.ones(3), torch.tensor(offsets), 40)
+    for read in (table.dense, table.row_indices, lambda: BagOfWords(40, hidden=(2,))(table)):
+        with pytest.raises(
+            ShapeError, match=f"expected offsets that end at its 3 entries, got an end of {offsets[-1]}"
+        ):
+            read()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import scipy.sparse
+import torch
 from hypothesis import given
 from scipy.sparse import csr_array
 
@@ -145,3 +148,112 @@ def test_splits() -> None:
     assert rows_of(toy.split("train").inputs) == ["a b", "c"]
     with pytest.raises(DataError, match="'toy' has no split 'validation'; it has train, test"):
         toy.split("validation")
+
+
+SELECTIONS = {
+    "mask": np.array([True, False, True]),
+    "list of bools": [True, False, True],
+    "list": [0, 2],
+    "range": range(0, 3, 2),
+    "slice": slice(0, 3, 2),
+    "unsigned": np.array([0, 2], np.uint8),
+}
+
+
+@pytest.mark.parametrize("how", SELECTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_by_mask_list_range_and_slice(kind: str, how: str) -> None:
+    whole, rows = documents(KINDS[kind], LABELS), SELECTIONS[how]
+    for found in (whole[rows], MultiLabelDataset("toy", whole, {"train": rows}, "by hand").split("train")):
+        assert rows_of(found.inputs) == [rows_of(whole.inputs)[0], rows_of(whole.inputs)[2]]
+        assert found.labels.toarray().tolist() == [LABELS[0], LABELS[2]]
+    if kind != "table":
+        assert rows_of(whole.inputs[rows]) == rows_of(whole[rows].inputs)
+    assert len(whole[[]]) == 0
+
+
+def test_a_split_by_mask_has_the_fingerprint_of_its_rows() -> None:
+    whole, train = documents(KINDS["text"], LABELS), np.array([True, False, True])
+    by_mask = MultiLabelDataset("toy", whole, {"train": train, "test": ~train}, "by hand")
+    assert by_mask.fingerprint == dataset(whole).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([True, False]), "expected a mask of 3 documents, got one of 2"),
+        ([0, -1], "expected numbers from 0 to 2, got -1"),
+        ([0, 3], "expected numbers from 0 to 2, got 3"),
+        ([0.0, 1.0], r"expected row numbers, a bool mask or a slice, got float64 of shape \(2,\)"),
+        (np.array(1), "got int64 of shape"),
+        (["a"], "expected row numbers"),
+        ([[0], [1, 2]], "got a list"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_are_none(kind: str, rows: object, message: str) -> None:
+    whole = documents(KINDS[kind], LABELS)
+    with pytest.raises(DataError, match=message):
+        whole[rows]
+    with pytest.raises(DataError, match=f"split 'test': rows: .*{message}"):
+        MultiLabelDataset("toy", whole, {"test": rows}, "by hand")
+
+
+def test_splits_that_share_documents_or_have_other_names() -> None:
+    whole = documents(KINDS["text"], LABELS)
+    with pytest.raises(DataError, match="split 'test': expected documents of no other split, got 1 that are in one"):
+        dataset(whole, train=[0, 2], test=[1, 2])
+    with pytest.raises(DataError, match="expected names of train, validation, test, got 'dev'"):
+        dataset(whole, train=[0], dev=[1])
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok", "bsr", "dia"])
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+def test_every_sparse_matrix_of_scipy_will_do(form: str, kind: str) -> None:
+    make = getattr(scipy.sparse, f"{form}_{kind}")
+    rows = np.array([[1.0, 0, 2], [0, 0, 0], [0, 3, 0]], np.float32)
+    found = Documents(
+        make(rows), make(np.array(LABELS, np.float32)), unknown=make(np.array([[0, 1.0], [0, 0], [1, 1]]))
+    )
+    whole = documents(KINDS["table"], LABELS)
+    for made, expected in ((found.inputs, whole.inputs), (found.labels, whole.labels)):
+        assert type(made) is csr_array
+        assert rows_of(made) == rows_of(expected)
+    assert type(found.unknown) is csr_array
+    assert dataset(Documents(make(rows), found.labels)).fingerprint == dataset(whole).fingerprint
+    assert found[np.array([2])].labels.toarray().tolist() == [LABELS[2]]
+
+
+@pytest.mark.parametrize("texts", [["a b", "", "c"], ("a b", "", "c"), np.array(["a b", "", "c"])])
+def test_strings_are_raw_text(texts: Any) -> None:
+    assert Documents(texts, table(LABELS)).inputs == KINDS["text"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((3, 2)), r"expected a sparse matrix of two dimensions, got ndarray of shape \(3, 2\)"),
+        (torch.zeros(3, 2), r"got Tensor of shape \(3, 2\)"),
+        ("abc", "got str"),
+        ([[1, 2], [3], []], r"a list of list: csr_array\(x\) is a table, TokenSequences.from_lists"),
+        (["a", None, "c"], "a list of NoneType"),
+    ],
+)
+def test_inputs_that_are_neither(inputs: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"inputs.*{message}"):
+        Documents(inputs, table(LABELS))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array(LABELS), r"labels: expected a sparse matrix of two dimensions, got ndarray of shape \(3, 2\)"),
+        ([["x"], ["y"], []], "labels: expected a sparse matrix of two dimensions, got list"),
+        (table([[5, 0], [0, 1], [0, 0]]), "expected 1 where a label is true and no entry elsewhere, got 5.0"),
+        (table([[np.nan, 0], [0, 1], [0, 0]]), "got nan"),
+        (csr_array((np.zeros(1), [0], [0, 1, 1, 1]), shape=(3, 2)), "got 0.0"),
+    ],
+)
+def test_labels_that_are_none(labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Documents(KINDS["text"], labels)

@@ -10,8 +10,10 @@ from scipy.sparse import csr_array
 from scipy.sparse import random as random_sparse
 
 from energynets.data.batches import SparseBatch, TokenBatch, sparse_batch
+from energynets.data.dataset import Documents
 from energynets.errors import ConfigError, ShapeError
-from energynets.features import BagOfWords
+from energynets.features import BagOfWords, FeatureCache
+from energynets.models import Classifier
 
 DENSITIES = {"sparse": 0.02, "dense": 0.6}
 every_density = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES.keys())
@@ -128,3 +130,23 @@ def test_errors_name_what_came_and_what_to_change() -> None:
         network(table_of(0.1, columns=20))
     with pytest.raises(ConfigError, match=r"unknown activation 'rleu' .did you mean 'relu'"):
         BagOfWords(10, activation="rleu")
+    with pytest.raises(ConfigError, match=r"got a tensor of shape \(2, 150\): SparseBatch\.of\(x\)"):
+        network(torch.ones(2, 150))
+    with pytest.raises(ConfigError, match=r"expected hidden to be a sequence of whole numbers, \(16,\) say, got 16"):
+        BagOfWords(10, hidden=16)
+    with pytest.raises(ConfigError, match=r"expected input_dropout to be a share in \[0, 1\], got nan"):
+        BagOfWords(10, input_dropout=float("nan"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_features_are_of_the_dtype_of_a_converted_model(hidden, dtype, tmp_path) -> None:
+    model = Classifier(BagOfWords(150, hidden=hidden), 3).to(dtype).eval()
+    table = sparse_batch(csr_array(table_of(0.1).dense().numpy()))
+    assert table.values.dtype == torch.float32
+    assert model(table).dtype == dtype
+    documents = Documents(csr_array(table.dense().numpy()), csr_array((9, 3), dtype=np.float32))
+    for storage in ("memory", "disk"):
+        found = FeatureCache(model.features, storage=storage, folder=tmp_path).get(documents, key="a")
+        assert torch.equal(found, model.features(table))
+    assert list(model.features.state_dict()) == ([] if not hidden else ["first.weight", "first.bias"])

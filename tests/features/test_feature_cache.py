@@ -201,3 +201,39 @@ def test_settings_that_cannot_be(network) -> None:
         FeatureCache(network, storage="disk")
     with pytest.raises(ConfigError, match="unknown storage 'ram'"):
         FeatureCache(network, storage="ram")
+
+
+class Own(torch.nn.Module):
+    """A network whose features are not of the dtype of its weight, or not of its width."""
+
+    num_features = 2
+    input_kind = "tokens"
+
+    def __init__(self, out: torch.dtype, width: int = 2) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.3, -1.7]))
+        self.out, self.width = out, width
+
+    def forward(self, inputs: TokenBatch) -> torch.Tensor:
+        return ((inputs.lengths[:, None] + 1) * self.weight)[:, : self.width].to(self.out)
+
+
+@pytest.mark.parametrize("weight", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("out", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_features_are_kept_in_the_dtype_of_the_parameters(tmp_path, storage, out, weight) -> None:
+    data, network = documents(), Own(out).to(weight)
+    expected = torch.cat([network(batch.inputs) for batch in batches(data, 4)]).detach().to(weight)
+    for _ in range(2):  # computed, then read
+        found = FeatureCache(network, storage=storage, folder=tmp_path).get(data, key="a", batch_size=4)
+        assert found.dtype == weight
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_features_of_another_width_are_not_broadcast(tmp_path, storage) -> None:
+    cache = FeatureCache(Own(torch.float32, width=1), storage=storage, folder=tmp_path)
+    with pytest.raises(
+        ShapeError, match=r"features of shape \(4, 2\), documents by num_features, got \(4, 1\) from Own"
+    ):
+        cache.get(documents(), key="a", batch_size=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,3 +120,35 @@ def test_registry() -> None:
         "kim_cnn": "tokens",
         "xml_cnn": "tokens",
     }
+
+
+@pytest.mark.parametrize("build", [KimCNN, XMLCNN])
+def test_vectors_of_numpy(build) -> None:
+    vectors = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    weight = build(5, embedding_dim=8, vectors=vectors).embedding.weight.detach()
+    assert torch.equal(weight[1:], torch.from_numpy(vectors)[1:])
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "message"),
+    [
+        (KimCNN, {"windows": 3}, r"KimCNN: expected windows to be a sequence of whole numbers, \(3,\) say, got 3"),
+        (XMLCNN, {"windows": 3}, r"XMLCNN: expected windows to be a sequence of whole numbers, \(3,\) say, got 3"),
+        (XMLCNN, {"windows": (2, 0)}, r"sequence of whole numbers, \(2, 4\) say, got \(2, 0\)"),
+        (XMLCNN, {"windows": ()}, "expected one window or more, got none"),
+        (KimCNN, {"windows": ()}, "expected one window or more, got none"),
+        (XMLCNN, {"pooling_chunks": 0}, "expected pooling_chunks to be 1 or more, a whole number, got 0"),
+        (XMLCNN, {"hidden": (16,)}, r"expected hidden to be 1 or more, a whole number, got \(16,\)"),
+        (KimCNN, {"dropout": 1.5}, r"KimCNN: expected dropout to be a share in \[0, 1\], got 1.5"),
+        (XMLCNN, {"embedding_dropout": -0.1}, r"expected embedding_dropout to be a share in \[0, 1\], got -0.1"),
+    ],
+)
+def test_settings_that_are_none(build, settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(10, **settings)
+
+
+@pytest.mark.parametrize("build", [KimCNN, XMLCNN])
+def test_a_tensor_of_ids_is_told_what_it_lacks(build) -> None:
+    with pytest.raises(ConfigError, match=r"got a tensor of shape \(2, 3\): TokenBatch\(tokens, lengths\)"):
+        build(10)(torch.ones(2, 3, dtype=torch.int64))

@@ -14,6 +14,7 @@ from energynets.data.dataset import TokenSequences
 from energynets.features import XMLCNN, KimCNN, word_convolution
 from energynets.features.embedding import pack
 from energynets.features.word_convolution import WordConvolution
+from energynets.models import Classifier
 
 V = 23
 
@@ -292,3 +293,16 @@ def test_embedding_dropout_drops_a_words_entries() -> None:
     dropped = torch.stack([network.embedding.train()(words) for _ in range(500)])
     torch.testing.assert_close(dropped.mean(0), network.embedding.weight[words], rtol=0.25, atol=5e-3)
     assert 0.45 < float((dropped[:, 1:] == 0).double().mean()) < 0.55
+
+
+@pytest.mark.parametrize("width", [1, 9])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["kim", "words", "embedding"])
+def test_a_batch_without_documents(name: str, training: bool, width: int) -> None:
+    options: dict = {"embedding_dim": 8, "windows": (2, 3), "num_filters": 4}
+    network = KimCNN(12, **options) if name == "kim" else XMLCNN(12, conv_axis=name, hidden=5, **options)
+    model = Classifier(network.train(training), 3)
+    empty = TokenBatch(torch.zeros(0, width, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    assert network(empty).shape == (0, network.num_features)
+    model(empty).sum().backward()
+    assert model(empty).shape == (0, 3)

@@ -93,7 +93,7 @@ def test_an_energy_without_a_unary_is_named():
         def potential(self, y, context):
             return (y * context).sum(-1)
 
-    model = EnergyNetwork(energy_over("spen", 0).features, Bare(4))
+    model = EnergyNetwork(energy_over("spen", 0).features, Bare(5))
     with pytest.raises(ConfigError, match="Bare has no initial_logits"):
         Contrastive()(model, make_batch())
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from energynets.energies import ICNN, SPEN, Box, Euclidean, Simplex
 from energynets.errors import ConfigError, ShapeError
 from energynets.inference import MirrorDescent
 from energynets.models import Classifier, EnergyNetwork
-from energynets.objectives import LOSSES, EndToEnd, probabilities
+from energynets.objectives import LOSSES, Contrastive, EndToEnd, StructuredHinge, ValueNetwork, probabilities
 from energynets.objectives.objective import EnergyObjective
 
 F, L = 4, 3
@@ -182,3 +183,53 @@ def test_values_that_are_not_one_a_document_are_refused(shape):
     model = EnergyNetwork(Identity(), SPEN(F, L))
     with pytest.raises(ShapeError, match=r"Own: expected \(3,\), one number a document, got " + re.escape(str(shape))):
         Own()(model, make_batch())
+
+
+OBJECTIVES = [
+    *(EndToEnd(loss, steps=steps) for loss in LOSSES for steps in ("last", "all")),
+    EndToEnd(convergence_penalty=1.0),
+    EndToEnd(propensity=0.5),
+    StructuredHinge(),
+    ValueNetwork(),
+    Contrastive(),
+]
+
+
+@pytest.mark.parametrize("number", range(len(OBJECTIVES)))
+@pytest.mark.parametrize("rows_by_labels", [(1, L), (3, 1), (2, L)])
+def test_labels_of_other_documents_or_another_set_are_not_broadcast(number, rows_by_labels):
+    batch = replace(make_batch(), labels=SparseBatch.of(torch.ones(rows_by_labels)))
+    for model in (models()["classifier"], models()["spen"]):
+        with pytest.raises(ShapeError, match=rf"expected \(3, 3\), documents by labels.*got \({rows_by_labels[0]}, "):
+            OBJECTIVES[number](model, batch)
+
+
+def test_a_classifier_with_an_output_of_another_number_of_labels():
+    with pytest.raises(ConfigError, match="expected an output of num_labels, 3, got one of 7"):
+        Classifier(Identity(), 3, output=nn.Linear(F, 7))
+    assert Classifier(Identity(), 3, output=nn.Sequential(nn.Linear(F, 3)))(make_batch().inputs).shape == (3, 3)
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(F, L)
+
+    def forward(self, inputs):
+        return self.layer(inputs.dense())
+
+
+def test_a_module_of_ones_own_has_labels_where_it_names_no_domain():
+    model, batch = Own(), make_batch()
+    torch.testing.assert_close(EndToEnd()(model, batch), LOSSES["bce"](model(batch.inputs), TARGETS))
+    with pytest.raises(ConfigError, match="Own has no steps"):
+        EndToEnd(steps="all")(model, batch)
+    model.domain = "box"
+    with pytest.raises(ConfigError, match=r"Own\.domain: expected where y lives, Box\(\) for labels, got 'box'"):
+        EndToEnd()(model, batch)
+
+
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss])
+def test_a_loss_is_named(loss):
+    with pytest.raises(ConfigError, match=r"loss: expected the name of one .bce, .*, got BCEWithLogitsLoss"):
+        EndToEnd(loss)

@@ -203,3 +203,15 @@ def test_what_cannot_have_neighbours_says_so() -> None:
         model.neighbours(batch_of(Documents(csr_array(np.ones((2, 14), np.float32)), TEST.labels[:2])))
     with pytest.raises(DataError, match="not fitted"):
         NeighbourLogits(NearestNeighbours())(batch_of(TEST))
+
+
+def test_neighbours_of_another_number_of_labels_are_not_broadcast() -> None:
+    rows = batch_of(TEST)
+    for model in (
+        Classifier(BagOfWords(D, hidden=(8,)), 1, neighbours=term()).double(),
+        EnergyNetwork(BagOfWords(D, hidden=(8,)), SPEN(8, 1), neighbours=term()).double(),
+    ):
+        with pytest.raises(
+            ShapeError, match=r"neighbours: expected terms of the model's labels, \(9, 1\), got \(9, 6\)"
+        ):
+            model(rows)
