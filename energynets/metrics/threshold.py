@@ -75,7 +75,8 @@ def choose_threshold(scores: TopScores, labels: csr_array, rule: str = "f1_examp
     if best == 0:
         return _above(scores.values.max())
     last = true[-best]
-    lower = [score.max() for rows in parts if len(score := _ranked(scores[rows])[_ranked(scores[rows]) < last])]
+    below = (ranked[ranked < last] for ranked in (_ranked(scores[rows]) for rows in parts))
+    lower = [part.max() for part in below if len(part)]
     return _between(max(lower), last) if lower else _below(last)
 
 
